@@ -1,0 +1,284 @@
+//! What voice workers tell us: bytes come in, a typed [`Event`] or a [`Rejection`] goes out.
+//!
+//! Pure. The wire's own structs never leave this folder; what leaves it is checked: identifying
+//! strings are short and free of U+0000, times lie in the years 0 to 9999 and are cut to
+//! microseconds, numbers are in range.
+
+mod decode;
+mod egress;
+mod messages;
+mod rejection;
+mod report;
+mod text;
+
+pub use decode::decode;
+pub use egress::{Egress, EgressStatus};
+pub use rejection::{FailureCode, Rejection};
+pub use text::Text;
+
+use chrono::{DateTime, Utc};
+use serde::Serialize;
+use uuid::Uuid;
+
+/// SHA-256 over all that decode keeps of an event, except `event_id` and `occurred_at`.
+pub type Digest = [u8; 32];
+
+/// One thing a voice worker (or `LiveKit`) tells us. Borrows from the event's bytes.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Event<'a> {
+    /// `session.started`: a call began.
+    Started(SessionStarted<'a>),
+    /// `session.ended`: a call is over, with everything that was said.
+    Ended(Box<SessionEnded<'a>>),
+    /// `recording.updated`: what became of a recording.
+    Recording(Box<RecordingUpdated<'a>>),
+}
+
+/// How an event names itself; for tracing only.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Envelope<'a> {
+    /// Any string the publisher chose.
+    pub event_id: Text<'a>,
+    /// When the publisher says it happened.
+    pub occurred_at: Option<DateTime<Utc>>,
+}
+
+/// Which call, whose, and where: the fields `session.started` and `session.ended` share.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Identity<'a> {
+    /// The session's id.
+    pub session_id: Uuid,
+    /// The tenant the character belongs to.
+    pub tenant_id: Text<'a>,
+    /// The character that spoke.
+    pub character_slug: Text<'a>,
+    /// The user who created the character: the session's owner.
+    pub character_owner: i64,
+    /// The user who called, if known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub user: Option<i64>,
+    /// `LiveKit`'s room name.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub room_name: Option<Text<'a>>,
+    /// `LiveKit`'s room id (`RM_…`).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub room_id: Option<Text<'a>>,
+    /// The page the call was made from.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub origin_url: Option<Text<'a>>,
+    /// What the customer passed at session start.
+    pub metadata: Metadata,
+}
+
+/// A JSON object as compact text, its members in the order and its numbers in the digits they
+/// were sent in. Serializes (for the digest) with its members sorted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Metadata(pub(in crate::event) String);
+
+/// `session.started`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SessionStarted<'a> {
+    /// How the event names itself.
+    pub envelope: Envelope<'a>,
+    /// Which call.
+    pub identity: Identity<'a>,
+    /// When the call began.
+    pub started_at: DateTime<Utc>,
+    /// See [`Digest`].
+    pub digest: Digest,
+}
+
+/// `session.ended`: a whole call.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SessionEnded<'a> {
+    /// How the event names itself.
+    pub envelope: Envelope<'a>,
+    /// See [`Digest`].
+    pub digest: Digest,
+    /// Everything the digest covers.
+    pub call: Call<'a>,
+}
+
+/// What is kept of a finished call, in the publisher's own words: nothing derived, because the
+/// digest is taken over exactly this (as JSON), and a later release must not change the digest
+/// of an event that lacks its new fields. So: a new field is an `Option` that is skipped when
+/// `None`, or a `Vec` skipped when empty.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Call<'a> {
+    /// Which call.
+    pub identity: Identity<'a>,
+    /// When the call began; all turn times count from here.
+    pub started_at: DateTime<Utc>,
+    /// When it ended, if the publisher says.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ended_at: Option<DateTime<Utc>>,
+    /// Why it ended: the event's own word, else the report's (`CR_USER_INITIATED` is
+    /// `user_initiated`).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub close_reason: Option<Text<'a>>,
+    /// Which body the event carried.
+    pub source: SourceKind,
+    /// The messages of `user` and `assistant`, in source order. Nothing else is kept.
+    pub messages: Vec<Message<'a>>,
+    /// What was metered, in source order; entries of other types are left out.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub usage: Vec<UsageEntry<'a>>,
+    /// The worker's own count of interruptions.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub interruption_count: Option<u32>,
+    /// The report's `duration_ms`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub report_duration_ms: Option<i64>,
+    /// The report's `timestamp`, seconds and milliseconds told apart.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub report_timestamp: Option<DateTime<Utc>>,
+    /// What the worker says of the recording.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub recording: Option<RecordingRequest<'a>>,
+}
+
+/// Which of the three bodies a `session.ended` carries.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SourceKind {
+    /// `report`: `LiveKit`'s session report.
+    LivekitSessionReport,
+    /// `history` and `usage`: `LiveKit`'s chat history.
+    LivekitHistory,
+    /// `messages` and `usage`: the neutral form.
+    Messages,
+}
+
+/// Who speaks in a turn.
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, serde::Deserialize,
+)]
+#[serde(rename_all = "lowercase")]
+pub enum Role {
+    /// The caller.
+    User,
+    /// The character.
+    Assistant,
+}
+
+/// One message of `user` or `assistant`, as sent.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Message<'a> {
+    /// The SDK's id of the item.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub id: Option<Text<'a>>,
+    /// Who speaks.
+    pub role: Role,
+    /// The string parts, in order; not cleaned. May hold U+0000.
+    pub texts: Vec<Text<'a>>,
+    /// The transcripts of audio parts, in order; used only if there is no text.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub audio_transcripts: Vec<Text<'a>>,
+    /// The speaker was cut off.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub interrupted: bool,
+    /// When the item was made. For the neutral form, nothing.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub created_at: Option<DateTime<Utc>>,
+    /// When the speaker began (`metrics.started_speaking_at`; the neutral form's `started_at`).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub started_speaking_at: Option<DateTime<Utc>>,
+    /// When the speaker ended.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stopped_speaking_at: Option<DateTime<Utc>>,
+    /// `metrics.tts_metadata`: which voice spoke; tells untyped usage entries apart.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub voice: Option<Model<'a>>,
+}
+
+/// A provider and its model, as the worker spells them.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default, Serialize)]
+pub struct Model<'a> {
+    /// Such as `api.openai.com`; may be empty.
+    pub provider: Text<'a>,
+    /// Such as `gpt-4o-mini`; may be empty.
+    pub model: Text<'a>,
+}
+
+/// One entry of metered usage, as sent. Counts that are absent are 0.
+#[derive(Debug, Clone, PartialEq, Default, Serialize)]
+pub struct UsageEntry<'a> {
+    /// `llm_usage`, `stt`, …; releases before 1.8.9 have none.
+    #[serde(rename = "type", skip_serializing_if = "Option::is_none")]
+    pub kind: Option<Text<'a>>,
+    /// Whose.
+    #[serde(flatten)]
+    pub model: Model<'a>,
+    /// The numbers, by the names of `LiveKit`'s `ModelUsage`.
+    #[serde(flatten)]
+    pub counts: UsageCounts,
+}
+
+/// The numbers of a usage entry. `None` is "no such key": untyped entries are told apart by it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+#[expect(missing_docs, reason = "named as LiveKit's ModelUsage names them")]
+pub struct UsageCounts {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub input_tokens: Option<i64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub input_cached_tokens: Option<i64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub input_cache_creation_tokens: Option<i64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub input_audio_tokens: Option<i64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub input_cached_audio_tokens: Option<i64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub output_tokens: Option<i64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub output_audio_tokens: Option<i64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub characters_count: Option<i64>,
+    /// `audio_duration` (the neutral form's `audio_seconds`), in microseconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub audio_us: Option<i64>,
+}
+
+/// `recording` of `session.ended`.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct RecordingRequest<'a> {
+    /// A recording was asked for.
+    pub expected: bool,
+    /// The egress that makes it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub egress_id: Option<Text<'a>>,
+    /// Where the worker stored it itself.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub url: Option<Text<'a>>,
+}
+
+/// `recording.updated`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct RecordingUpdated<'a> {
+    /// How the event names itself.
+    pub envelope: Envelope<'a>,
+    /// The session, if the publisher knows it.
+    pub session_id: Option<Uuid>,
+    /// The report; its room fields default from the event's own.
+    pub egress: Egress,
+}
+
+impl Metadata {
+    /// The object as compact JSON text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// `{}`.
+    pub fn empty() -> Self {
+        Self("{}".to_owned())
+    }
+}
+
+impl Serialize for Metadata {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let sorted: serde_json::Value =
+            serde_json::from_str(&self.0).map_err(serde::ser::Error::custom)?;
+        sorted.serialize(serializer)
+    }
+}

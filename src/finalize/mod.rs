@@ -1,0 +1,17 @@
+//! The domain: what an event makes of a session. Pure: bytes, clocks and databases are elsewhere.
+
+mod cost;
+mod merge;
+mod recording;
+mod session;
+mod summary;
+mod transcript;
+mod usage;
+
+pub use cost::{Cost, PriceBook, PriceBookError};
+pub use merge::{Change, Outcome, Plan, Prepared, Snapshot, plan};
+pub use recording::{RecordingState, RecordingStatus, merge_egress, settle_recording};
+pub use session::{Session, finalize, start};
+pub use summary::{full_payload, session_data, thin_payload};
+pub use transcript::{Turn, transcript_text, turns};
+pub use usage::{Usage, UsageKind, UsageLine, total_usage};

@@ -1,0 +1,12 @@
+//! Finalizer turns the end of a voice call into a session a customer can read.
+//!
+//! # The way of an event
+//!
+//! The modules stand in the order in which an event travels; each knows only those above it.
+
+pub mod cli;
+pub mod clock;
+pub mod event;
+pub mod finalize;
+pub mod store;
+pub mod webhook;

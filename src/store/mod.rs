@@ -1,0 +1,387 @@
+//! Where everything is kept: one port, two databases, one behaviour.
+//!
+//! Each method is one unit of work, named for the act. Not-found is an `Option`. What every
+//! implementation must keep: a method either happens whole or not at all; all times come from
+//! the caller; a method may run again after a lost answer without a second effect.
+
+pub mod postgres;
+mod rows;
+mod sql;
+pub mod sqlite;
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use chrono::{DateTime, Utc};
+use uuid::Uuid;
+
+use crate::event::{FailureCode, Rejection};
+use crate::finalize::{Outcome, Prepared, Session};
+use crate::webhook::{EventType, MessageId, PayloadKind};
+
+/// A store that several tasks share.
+pub type SharedStore = Arc<dyn Store>;
+
+/// Why a unit of work did not happen.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// Trouble that passes: the database is away, busy, or the answer was lost. Try again.
+    #[error("the database is not answering: {0}")]
+    Transient(#[source] anyhow::Error),
+    /// The database refused this very data. Trying again will not help.
+    #[error("the database refused the data: {0}")]
+    Rejected(#[source] anyhow::Error),
+    /// A defect: a stored value that cannot be read back, a missing migration.
+    #[error("{0:#}")]
+    Broken(#[source] anyhow::Error),
+}
+
+/// The database as intake, courier, API and commands see it.
+#[async_trait]
+pub trait Store: Send + Sync + 'static {
+    /// Asks for the database's time: the proof that it answers.
+    async fn now(&self) -> Result<DateTime<Utc>, StoreError>;
+
+    /// The id of this installation, made when the database was.
+    async fn installation(&self) -> Result<Uuid, StoreError>;
+
+    // ---- intake ----
+
+    /// Takes a batch of events as [`crate::finalize::plan`] says, in one transaction: sessions,
+    /// recordings, messages, deliveries and failures together. `Rejected` means that some event
+    /// of the batch carries data that the database refuses.
+    async fn take(&self, batch: Batch<'_>) -> Result<Taken, StoreError>;
+
+    /// Joins recordings that came before their session, or at the same moment on another
+    /// worker: every unmatched egress that names one of `sessions`, or all when empty.
+    /// Idempotent. Returns the deliveries that came of it.
+    async fn join_recordings(
+        &self,
+        terms: Terms<'_>,
+        sessions: &[Uuid],
+    ) -> Result<Vec<Owed>, StoreError>;
+
+    // ---- sessions ----
+
+    /// The session with this id.
+    async fn session(&self, session_id: Uuid) -> Result<Option<Session>, StoreError>;
+
+    // ---- endpoints ----
+
+    /// Keeps a new endpoint.
+    async fn add_endpoint(&self, endpoint: &Endpoint) -> Result<(), StoreError>;
+
+    /// Endpoints in the order they were made: one owner's, or all.
+    async fn endpoints(&self, owner: Option<i64>) -> Result<Vec<Endpoint>, StoreError>;
+
+    /// The endpoint with this id.
+    async fn endpoint(&self, endpoint_id: Uuid) -> Result<Option<Endpoint>, StoreError>;
+
+    // ---- deliveries ----
+
+    /// Says that this process is alive until `alive_until`. `false`: its row had run out or is
+    /// gone, others may have taken its deliveries; take a new id.
+    async fn keep_alive(
+        &self,
+        process: Uuid,
+        now: DateTime<Utc>,
+        alive_until: DateTime<Utc>,
+    ) -> Result<bool, StoreError>;
+
+    /// Makes this process known; the first `keep_alive`.
+    async fn enter(
+        &self,
+        process: Uuid,
+        now: DateTime<Utc>,
+        alive_until: DateTime<Utc>,
+    ) -> Result<(), StoreError>;
+
+    /// The process is going: gives back what it holds and forgets it.
+    async fn leave(&self, process: Uuid) -> Result<(), StoreError>;
+
+    /// Gives back the deliveries of processes that are no longer alive; how many.
+    async fn rescue(&self, now: DateTime<Utc>) -> Result<u64, StoreError>;
+
+    /// Endpoints that have unclaimed deliveries due.
+    async fn due_endpoints(&self, now: DateTime<Utc>) -> Result<Vec<Uuid>, StoreError>;
+
+    /// Claims due deliveries for this process: of each endpoint at most the given number,
+    /// first attempts first, then the longest due.
+    async fn claim(
+        &self,
+        process: Uuid,
+        now: DateTime<Utc>,
+        slots: &[(Uuid, u32)],
+    ) -> Result<Vec<Owed>, StoreError>;
+
+    /// Gives claimed deliveries back, unattempted.
+    async fn release(&self, process: Uuid, deliveries: &[Uuid]) -> Result<(), StoreError>;
+
+    /// Records attempts and what they make of their deliveries; only those that `process` still
+    /// holds. Returns the ids that were recorded.
+    async fn record(
+        &self,
+        process: Uuid,
+        attempts: &[AttemptResult],
+    ) -> Result<Vec<Uuid>, StoreError>;
+
+    /// When the next unclaimed delivery falls due.
+    async fn next_due(&self) -> Result<Option<DateTime<Utc>>, StoreError>;
+
+    /// Deliveries of a session's messages, oldest first.
+    async fn deliveries_of(&self, session_id: Uuid) -> Result<Vec<Delivery>, StoreError>;
+
+    /// How many deliveries stand in each state: `(state, count)`.
+    async fn delivery_counts(&self) -> Result<Vec<(DeliveryState, i64)>, StoreError>;
+
+    /// Disables an endpoint and cancels its pending deliveries (`endpoint_disabled`).
+    async fn disable_endpoint(
+        &self,
+        endpoint_id: Uuid,
+        reason: &str,
+        now: DateTime<Utc>,
+    ) -> Result<(), StoreError>;
+
+    // ---- failures ----
+
+    /// Failures, newest first.
+    async fn failures(&self, filter: &FailureFilter) -> Result<Vec<Failure>, StoreError>;
+
+    /// The failure with this id, with its raw bytes.
+    async fn failure(&self, failure_id: Uuid) -> Result<Option<(Failure, Bytes)>, StoreError>;
+
+    // ---- keys ----
+
+    /// Keeps a new API key.
+    async fn add_api_key(&self, key: &ApiKey) -> Result<(), StoreError>;
+
+    /// The key with this hash.
+    async fn api_key(&self, hash: &[u8; 32]) -> Result<Option<ApiKey>, StoreError>;
+
+    /// API keys in the order they were made.
+    async fn api_keys(&self) -> Result<Vec<ApiKey>, StoreError>;
+}
+
+/// What a transaction that writes sessions must know of the world.
+#[derive(Clone, Copy)]
+pub struct Terms<'a> {
+    /// The present.
+    pub now: DateTime<Utc>,
+    /// Payloads name the session's address below this URL (no slash at the end).
+    pub public_url: &'a str,
+    /// The first `--recordings` place: `s3://bucket[/prefix]` or `file:///folder`.
+    pub recordings_place: &'a str,
+    /// Who takes the deliveries after the commit.
+    pub desk: &'a dyn HandOff,
+}
+
+/// Who takes new deliveries after the commit: this process's courier, or nobody.
+pub trait HandOff: Send + Sync {
+    /// The process that will hold the delivery, if this process has room for one more delivery
+    /// to this endpoint. Every `Some` is followed by the delivery itself, or by `cancel`.
+    fn reserve(&self, endpoint_id: Uuid) -> Option<Uuid>;
+
+    /// The transaction did not commit: the room is free again.
+    fn cancel(&self, endpoint_id: Uuid);
+}
+
+/// Events to take together.
+#[derive(Clone, Copy)]
+pub struct Batch<'a> {
+    /// The world.
+    pub terms: Terms<'a>,
+    /// The events, in order.
+    pub events: &'a [Prepared],
+}
+
+/// What became of a batch.
+#[derive(Debug, Default)]
+pub struct Taken {
+    /// One per event, in the batch's order.
+    pub outcomes: Vec<Outcome>,
+    /// Deliveries that this process reserved room for, to be sent now.
+    pub owed: Vec<Owed>,
+}
+
+/// A delivery that this process holds: all that an attempt needs.
+#[derive(Debug, Clone)]
+pub struct Owed {
+    /// The delivery.
+    pub delivery_id: Uuid,
+    /// The message: the `webhook-id`.
+    pub message_id: MessageId,
+    /// The endpoint.
+    pub endpoint_id: Uuid,
+    /// What the message tells.
+    pub event_type: EventType,
+    /// The exact bytes to send.
+    pub body: Bytes,
+    /// Attempts made so far.
+    pub attempts: u32,
+}
+
+/// A subscriber's address.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Endpoint {
+    /// Its id.
+    pub endpoint_id: Uuid,
+    /// Whose sessions it hears of; `None`: everyone's.
+    pub owner: Option<i64>,
+    /// Only this tenant's.
+    pub tenant_id: Option<String>,
+    /// Only this character's.
+    pub character_slug: Option<String>,
+    /// Only these types; empty: all.
+    pub event_types: Vec<EventType>,
+    /// How much its bodies carry.
+    pub payload: PayloadKind,
+    /// Where to POST.
+    pub url: String,
+    /// The signing secret, sealed with the installation's key.
+    pub sealed_secret: Vec<u8>,
+    /// Set when it was disabled, with the reason.
+    pub disabled: Option<(DateTime<Utc>, String)>,
+    /// When it was made.
+    pub created_at: DateTime<Utc>,
+}
+
+/// Where a delivery stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum DeliveryState {
+    /// Owed.
+    Pending,
+    /// The receiver said 2xx.
+    Delivered,
+    /// Every attempt failed.
+    Exhausted,
+    /// Not to be sent (the endpoint was disabled).
+    Cancelled,
+}
+
+impl DeliveryState {
+    /// The state as it stands in databases and in the API.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Pending => "pending",
+            Self::Delivered => "delivered",
+            Self::Exhausted => "exhausted",
+            Self::Cancelled => "cancelled",
+        }
+    }
+}
+
+/// One message owed to one endpoint, as people see it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Delivery {
+    /// Its id.
+    pub delivery_id: Uuid,
+    /// The message.
+    pub message_id: MessageId,
+    /// What the message tells.
+    pub event_type: EventType,
+    /// To whom.
+    pub endpoint_id: Uuid,
+    /// Where it stands.
+    pub state: DeliveryState,
+    /// Attempts made so far.
+    pub attempts: u32,
+    /// When the next attempt is due.
+    pub next_attempt_at: Option<DateTime<Utc>>,
+    /// When it came into being.
+    pub created_at: DateTime<Utc>,
+    /// When it ended.
+    pub finished_at: Option<DateTime<Utc>>,
+}
+
+/// One attempt, and what it makes of its delivery.
+#[derive(Debug, Clone)]
+pub struct AttemptResult {
+    /// The delivery.
+    pub delivery_id: Uuid,
+    /// 1 for the first.
+    pub number: u32,
+    /// When the attempt began.
+    pub started_at: DateTime<Utc>,
+    /// How long it took.
+    pub duration_us: i64,
+    /// The receiver's status.
+    pub status: Option<u16>,
+    /// Why there was no status, or no success, in a few words: `timeout`, `connect`, `dns`, `tls`,
+    /// `refused_address`, `closed`, …
+    pub error: Option<String>,
+    /// Status line and headers, cut.
+    pub response_head: Option<String>,
+    /// At most 16 KiB of the response's body.
+    pub response_body: Bytes,
+    /// The address connected to.
+    pub address: Option<String>,
+    /// The connection had carried an earlier request.
+    pub is_connection_reused: bool,
+    /// What the delivery becomes.
+    pub next: Next,
+}
+
+/// What an attempt makes of its delivery.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Next {
+    /// Delivered.
+    Done,
+    /// Not yet; try again then.
+    RetryAt(DateTime<Utc>),
+    /// That was the last attempt.
+    Exhausted,
+    /// The endpoint is gone or disabled.
+    Cancelled,
+}
+
+/// An event that could not be finalized.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Failure {
+    /// Its id.
+    pub failure_id: Uuid,
+    /// Code, pointer, sentence, and what could be told of the event.
+    pub rejection: Rejection,
+    /// Where the event came from: `amqp:finalizer.events`, `http`, `file:calls.ndjson:17`.
+    pub source: String,
+    /// How many bytes it has.
+    pub size_bytes: i64,
+    /// How often the same event failed in the same way.
+    pub seen: i32,
+    /// When first.
+    pub first_seen_at: DateTime<Utc>,
+    /// When last.
+    pub last_seen_at: DateTime<Utc>,
+}
+
+/// Which failures to list.
+#[derive(Debug, Clone, Default)]
+pub struct FailureFilter {
+    /// Only this code.
+    pub code: Option<FailureCode>,
+    /// Only about this session.
+    pub session_id: Option<Uuid>,
+    /// At most so many.
+    pub limit: u32,
+}
+
+/// A key to the API.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ApiKey {
+    /// Its id.
+    pub key_id: Uuid,
+    /// SHA-256 of the key's text.
+    pub hash: [u8; 32],
+    /// The first characters of the key, to tell keys apart by.
+    pub preview: String,
+    /// What its owner calls it.
+    pub name: String,
+    /// Whose sessions it may read.
+    pub user: i64,
+    /// It may read everyone's.
+    pub is_staff: bool,
+    /// It works.
+    pub is_active: bool,
+    /// When it was made.
+    pub created_at: DateTime<Utc>,
+}

@@ -1,0 +1,167 @@
+//! What a message is called, and how its id is made.
+
+use std::fmt;
+
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
+use uuid::Uuid;
+
+/// The types of messages a subscriber can ask for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum EventType {
+    /// A session is readable.
+    #[serde(rename = "session.finalized")]
+    SessionFinalized,
+    /// A finalized session's recording can be played.
+    #[serde(rename = "session.recording_ready")]
+    RecordingReady,
+    /// A finalized session's recording failed.
+    #[serde(rename = "session.recording_failed")]
+    RecordingFailed,
+    /// An endpoint of the owner's was disabled.
+    #[serde(rename = "endpoint.disabled")]
+    EndpointDisabled,
+    /// Somebody tries an endpoint out.
+    #[serde(rename = "endpoint.ping")]
+    EndpointPing,
+}
+
+impl EventType {
+    /// Every type.
+    pub const ALL: [Self; 5] = [
+        Self::SessionFinalized,
+        Self::RecordingReady,
+        Self::RecordingFailed,
+        Self::EndpointDisabled,
+        Self::EndpointPing,
+    ];
+
+    /// The type as it stands in bodies and databases.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::SessionFinalized => "session.finalized",
+            Self::RecordingReady => "session.recording_ready",
+            Self::RecordingFailed => "session.recording_failed",
+            Self::EndpointDisabled => "endpoint.disabled",
+            Self::EndpointPing => "endpoint.ping",
+        }
+    }
+
+    /// The type with this name.
+    pub fn parse(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|event_type| event_type.as_str() == name)
+    }
+}
+
+/// How much of a session a body carries.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum PayloadKind {
+    /// What happened, and where to read the rest.
+    #[default]
+    Thin,
+    /// All that the API would say.
+    Full,
+}
+
+impl PayloadKind {
+    /// The kind as it stands in databases and on the command line.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Thin => "thin",
+            Self::Full => "full",
+        }
+    }
+
+    /// The kind with this name.
+    pub fn parse(name: &str) -> Option<Self> {
+        [Self::Thin, Self::Full].into_iter().find(|kind| kind.as_str() == name)
+    }
+}
+
+/// What makes a message this message and no other.
+#[derive(Debug, Clone, Copy)]
+pub enum MessageKey<'a> {
+    /// `session.finalized`: one per session and revision.
+    Finalized {
+        /// The session.
+        session_id: Uuid,
+        /// Which of its revisions.
+        revision: i32,
+    },
+    /// `session.recording_*`: one per session, egress and outcome.
+    Recording {
+        /// The session.
+        session_id: Uuid,
+        /// The egress; empty when the worker stored the recording itself.
+        egress_id: &'a str,
+        /// What became of it.
+        outcome: EventType,
+    },
+    /// `endpoint.ping`: one each time.
+    Ping {
+        /// The endpoint.
+        endpoint_id: Uuid,
+        /// A fresh id.
+        nonce: Uuid,
+    },
+    /// `endpoint.disabled`: one per time it happened.
+    Disabled {
+        /// The endpoint.
+        endpoint_id: Uuid,
+        /// When.
+        at: DateTime<Utc>,
+    },
+}
+
+/// A message's id, the `webhook-id`: `msg_` and 32 hexadecimal digits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct MessageId(pub [u8; 16]);
+
+impl MessageId {
+    /// The id of the message with this key, in this installation: the same for ever.
+    pub fn new(installation: Uuid, key: &MessageKey<'_>) -> Self {
+        let mut hash = Sha256::new();
+        hash.update(installation.as_bytes());
+        match key {
+            MessageKey::Finalized { session_id, revision } => {
+                hash.update(b"finalized");
+                hash.update(session_id.as_bytes());
+                hash.update(revision.to_be_bytes());
+            }
+            MessageKey::Recording { session_id, egress_id, outcome } => {
+                hash.update(outcome.as_str());
+                hash.update(session_id.as_bytes());
+                hash.update(egress_id.as_bytes());
+            }
+            MessageKey::Ping { endpoint_id, nonce } => {
+                hash.update(b"ping");
+                hash.update(endpoint_id.as_bytes());
+                hash.update(nonce.as_bytes());
+            }
+            MessageKey::Disabled { endpoint_id, at } => {
+                hash.update(b"disabled");
+                hash.update(endpoint_id.as_bytes());
+                hash.update(at.timestamp_micros().to_be_bytes());
+            }
+        }
+        let digest: [u8; 32] = hash.finalize().into();
+        let mut id = [0; 16];
+        id.copy_from_slice(&digest[..16]);
+        Self(id)
+    }
+
+    /// The id written as `msg_…`.
+    pub fn parse(text: &str) -> Option<Self> {
+        let mut id = [0; 16];
+        hex::decode_to_slice(text.strip_prefix("msg_")?, &mut id).ok()?;
+        Some(Self(id))
+    }
+}
+
+impl fmt::Display for MessageId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "msg_{}", hex::encode(self.0))
+    }
+}
