@@ -4,9 +4,11 @@
 //!
 //! The modules stand in the order in which an event travels; each knows only those above it.
 
+pub mod backoff;
 pub mod cli;
 pub mod clock;
 pub mod event;
 pub mod finalize;
+pub mod intake;
 pub mod store;
 pub mod webhook;
