@@ -12,7 +12,7 @@ mod report;
 mod text;
 
 pub use decode::decode;
-pub use egress::{Egress, EgressStatus};
+pub use egress::{Egress, EgressFile, EgressStatus};
 pub use rejection::{FailureCode, Rejection};
 pub use text::Text;
 
