@@ -3,4 +3,5 @@
 
 mod harness;
 mod merge;
+mod oracle;
 mod store;
