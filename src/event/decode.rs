@@ -30,12 +30,12 @@ pub fn decode(bytes: &[u8]) -> Result<Event<'_>, Rejection> {
     }
 }
 
-fn decode_fast(text: &str) -> Option<Event<'_>> {
+pub(super) fn decode_fast(text: &str) -> Option<Event<'_>> {
     serde_json::from_str::<Object<Fast<'_>>>(text).ok()?.0.into_event().ok()
 }
 
 /// The truth about an event: takes what the fast pass takes, and some that it does not.
-fn decode_carefully(text: &str) -> Result<Event<'_>, Rejection> {
+pub(super) fn decode_carefully(text: &str) -> Result<Event<'_>, Rejection> {
     serde_json::from_str::<IgnoredAny>(text).map_err(|error| malformed(text, &error))?;
     let members = Members::of(text).ok_or_else(|| {
         Rejection::invalid("", "Expected an event, a JSON object, found another value.")
