@@ -592,11 +592,29 @@ fn metadata_keeps_its_order_and_its_digits() {
 }
 
 #[test]
-fn a_too_large_event_and_an_event_found_out_later_are_named() {
-    let rejection = Rejection::too_large(5_000_000, 4_194_304);
+fn an_event_that_cannot_be_read_is_named_by_its_beginning() {
+    let names = |rejection: &Rejection| {
+        assert_eq!(rejection.event_id.as_deref(), Some("e1"), "{rejection:?}");
+        assert_eq!(rejection.event_type.as_deref(), Some("session.ended"));
+        assert!(rejection.session_id.is_some());
+    };
+    let identity = r#"{"type": "session.ended", "event_id": "e1",
+        "session_id": "01979f3a-5b00-7000-8000-000000000001", "#;
+    names(&rejected_text(&format!("{identity} \"report\": {{\"items\": [")));
+    names(&rejected_text(&format!("{identity} \"user\": NaN}}")));
+    let mut bytes = format!("{identity} \"tenant_id\": \"").into_bytes();
+    bytes.resize(100_000, 0xff);
+    names(&decode(&bytes).unwrap_err());
+    let rejection = Rejection::too_large(&bytes, 10_000);
+    names(&rejection);
     assert_eq!(rejection.code, FailureCode::TooLarge);
-    assert!(rejection.message.contains("5000000") && rejection.message.ends_with('.'));
+    assert!(rejection.message.contains(" 10000 ") && rejection.message.ends_with('.'));
+}
+
+#[test]
+fn a_rejection_of_the_finalizer_is_told_which_event_it_is_about() {
     let event = ended().to_string();
+    let rejection = Rejection::invalid("/started_at", "Expected an earlier time.");
     let rejection = rejection.about(&decode(event.as_bytes()).unwrap());
     assert_eq!(rejection.event_id.as_deref(), Some("e1"));
     assert_eq!(rejection.event_type.as_deref(), Some("session.ended"));
@@ -818,7 +836,11 @@ fn collect_pointers(value: &Value, pointer: String, found: &mut Vec<String>) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig {
+        cases: 128,
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    })]
 
     #[test]
     fn no_bytes_make_decode_panic(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
