@@ -4,4 +4,5 @@
 mod harness;
 mod merge;
 mod oracle;
+mod samples;
 mod store;
