@@ -5,6 +5,7 @@
 //! The modules stand in the order in which an event travels; each knows only those above it.
 
 pub mod api;
+pub mod backoff;
 pub mod cli;
 pub mod clock;
 pub mod event;
