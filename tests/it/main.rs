@@ -3,4 +3,5 @@
 
 mod api;
 mod harness;
+mod merge;
 mod store;
