@@ -51,9 +51,9 @@ async fn log(request: Request, next: Next) -> Response {
     let status = response.status().as_u16();
     let duration_ms = started.elapsed().as_secs_f64() * 1000.0;
     if matches!(route, "/livez" | "/readyz") {
-        tracing::debug!(http.method = %method, http.route = route, http.status = status, duration_ms, "answered a probe");
+        tracing::debug!(%method, route, status, duration_ms, "answered a probe");
     } else {
-        tracing::info!(http.method = %method, http.route = route, http.status = status, duration_ms, "answered a request");
+        tracing::info!(%method, route, status, duration_ms, "answered a request");
     }
     response
 }

@@ -111,8 +111,8 @@ impl Api {
         });
         let owner_key = add_key(&test, 1, 7, false).await;
         let staff_key = add_key(&test, 2, 1, true).await;
-        let _intake = stop.drop_guard();
-        Self { router, test, clock, health, recordings, owner_key, staff_key, _intake }
+        let guard = stop.drop_guard();
+        Self { router, test, clock, health, recordings, owner_key, staff_key, _intake: guard }
     }
 
     async fn call(&self, request: http::request::Builder, body: impl Into<Body>) -> Answer {
@@ -207,10 +207,10 @@ async fn add_any_key(
 ) -> String {
     let name = "test".to_owned();
     let new = NewApiKey { key_id: fresh_id(), name, user, is_staff, created_at: noon() };
-    let (text, mut key) = new_api_key([byte; 32], new);
+    let (key_text, mut key) = new_api_key([byte; 32], new);
     key.is_active = is_active;
     test.store.add_api_key(&key).await.unwrap();
-    text
+    key_text
 }
 
 fn token(user: i64) -> String {
