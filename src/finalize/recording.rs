@@ -22,6 +22,26 @@ pub enum RecordingStatus {
     Failed,
 }
 
+impl RecordingStatus {
+    /// The status as it stands in databases and in the API.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::None => "NONE",
+            Self::Pending => "PENDING",
+            Self::Processing => "PROCESSING",
+            Self::Ready => "READY",
+            Self::Failed => "FAILED",
+        }
+    }
+
+    /// The status with this name.
+    pub fn parse(name: &str) -> Option<Self> {
+        [Self::None, Self::Pending, Self::Processing, Self::Ready, Self::Failed]
+            .into_iter()
+            .find(|status| status.as_str() == name)
+    }
+}
+
 /// What the API says of a session's recording.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct RecordingState {
@@ -41,5 +61,10 @@ pub fn merge_egress(_one: Egress, _other: Egress) -> Egress {
 /// What all reports on a session's egresses, the worker's request and the facts found by the
 /// sweep amount to. `place` is the default recordings place (`s3://…` or `file:///…`).
 pub fn settle_recording(_session: &Session, _egresses: &[Egress], _place: &str) -> RecordingState {
+    unimplemented!()
+}
+
+/// What there is to tell of an egress, once it has come to an end.
+pub fn egress_outcome(_egress: &Egress) -> Option<crate::webhook::EventType> {
     unimplemented!()
 }

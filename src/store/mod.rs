@@ -6,19 +6,24 @@
 
 pub mod postgres;
 mod rows;
+mod shared;
 mod sql;
 pub mod sqlite;
+mod take;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use uuid::Uuid;
 
 use crate::event::{FailureCode, Rejection};
 use crate::finalize::{Outcome, Prepared, Session};
-use crate::webhook::{EventType, MessageId, PayloadKind};
+use crate::webhook::{EventType, MessageId};
+
+pub use crate::webhook::Endpoint;
 
 /// A store that several tasks share.
 pub type SharedStore = Arc<dyn Store>;
@@ -54,12 +59,11 @@ pub trait Store: Send + Sync + 'static {
     async fn take(&self, batch: Batch<'_>) -> Result<Taken, StoreError>;
 
     /// Joins recordings that came before their session, or at the same moment on another
-    /// worker: every unmatched egress that names one of `sessions`, or all when empty.
-    /// Idempotent. Returns the deliveries that came of it.
+    /// worker and were not seen. Idempotent. Returns the deliveries that came of it.
     async fn join_recordings(
         &self,
         terms: Terms<'_>,
-        sessions: &[Uuid],
+        which: &Unjoined,
     ) -> Result<Vec<Owed>, StoreError>;
 
     // ---- sessions ----
@@ -184,6 +188,10 @@ pub trait HandOff: Send + Sync {
 
     /// The transaction did not commit: the room is free again.
     fn cancel(&self, endpoint_id: Uuid);
+
+    /// Whether a transaction committed is not known, so deliveries may be held under the
+    /// present process id that nobody knows of: take a new id, and let others rescue them.
+    fn disown(&self);
 }
 
 /// Events to take together.
@@ -202,6 +210,27 @@ pub struct Taken {
     pub outcomes: Vec<Outcome>,
     /// Deliveries that this process reserved room for, to be sent now.
     pub owed: Vec<Owed>,
+    /// What another worker may have written at the same moment, unseen by this transaction:
+    /// to be given to [`Store::join_recordings`] after the commit and before any answer.
+    pub unjoined: Unjoined,
+}
+
+/// Recordings and sessions that may belong together and were not seen together.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Unjoined {
+    /// Sessions that are new, or say something new about their recording.
+    pub sessions: Vec<Uuid>,
+    /// Recordings without a session.
+    pub egresses: Vec<String>,
+    /// Every recording without a session, whichever it is.
+    pub is_everything: bool,
+}
+
+impl Unjoined {
+    /// There is nothing to look at again.
+    pub fn is_empty(&self) -> bool {
+        self.sessions.is_empty() && self.egresses.is_empty() && !self.is_everything
+    }
 }
 
 /// A delivery that this process holds: all that an attempt needs.
@@ -219,31 +248,6 @@ pub struct Owed {
     pub body: Bytes,
     /// Attempts made so far.
     pub attempts: u32,
-}
-
-/// A subscriber's address.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Endpoint {
-    /// Its id.
-    pub endpoint_id: Uuid,
-    /// Whose sessions it hears of; `None`: everyone's.
-    pub owner: Option<i64>,
-    /// Only this tenant's.
-    pub tenant_id: Option<String>,
-    /// Only this character's.
-    pub character_slug: Option<String>,
-    /// Only these types; empty: all.
-    pub event_types: Vec<EventType>,
-    /// How much its bodies carry.
-    pub payload: PayloadKind,
-    /// Where to POST.
-    pub url: String,
-    /// The signing secret, sealed with the installation's key.
-    pub sealed_secret: Vec<u8>,
-    /// Set when it was disabled, with the reason.
-    pub disabled: Option<(DateTime<Utc>, String)>,
-    /// When it was made.
-    pub created_at: DateTime<Utc>,
 }
 
 /// Where a delivery stands.
@@ -268,6 +272,13 @@ impl DeliveryState {
             Self::Exhausted => "exhausted",
             Self::Cancelled => "cancelled",
         }
+    }
+
+    /// The state with this name.
+    pub fn parse(name: &str) -> Option<Self> {
+        [Self::Pending, Self::Delivered, Self::Exhausted, Self::Cancelled]
+            .into_iter()
+            .find(|state| state.as_str() == name)
     }
 }
 
@@ -384,4 +395,54 @@ pub struct ApiKey {
     pub is_active: bool,
     /// When it was made.
     pub created_at: DateTime<Utc>,
+}
+
+impl AttemptResult {
+    /// When the attempt ended.
+    pub fn finished_at(&self) -> DateTime<Utc> {
+        self.started_at + TimeDelta::microseconds(self.duration_us)
+    }
+
+    /// The delivery ended without this attempt reaching anyone (its endpoint is gone).
+    pub fn was_not_sent(&self) -> bool {
+        self.next == Next::Cancelled && self.status.is_none()
+    }
+}
+
+impl Next {
+    /// The delivery's state, and when it is due again.
+    fn as_row(self) -> (DeliveryState, Option<DateTime<Utc>>) {
+        match self {
+            Self::Done => (DeliveryState::Delivered, None),
+            Self::RetryAt(at) => (DeliveryState::Pending, Some(at)),
+            Self::Exhausted => (DeliveryState::Exhausted, None),
+            Self::Cancelled => (DeliveryState::Cancelled, None),
+        }
+    }
+}
+
+/// How long a unit of work may take before its caller is told that the database is away.
+const DEADLINE: Duration = Duration::from_secs(10);
+
+/// Waits for a unit of work, but not for ever.
+async fn within<T>(work: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
+    match tokio::time::timeout(DEADLINE, work).await {
+        Ok(result) => result,
+        Err(_) => Err(StoreError::Transient(anyhow::anyhow!("no answer within {DEADLINE:?}"))),
+    }
+}
+
+/// What an error means that did not come from the database itself.
+fn failed_without_code(error: sqlx::Error) -> StoreError {
+    match error {
+        sqlx::Error::Io(_)
+        | sqlx::Error::Tls(_)
+        | sqlx::Error::Protocol(_)
+        | sqlx::Error::PoolTimedOut
+        | sqlx::Error::PoolClosed
+        | sqlx::Error::WorkerCrashed
+        | sqlx::Error::BeginFailed => StoreError::Transient(error.into()),
+        sqlx::Error::Encode(_) => StoreError::Rejected(error.into()),
+        _ => StoreError::Broken(error.into()),
+    }
 }
