@@ -6,7 +6,10 @@
 
 pub mod cli;
 pub mod clock;
+pub mod courier;
 pub mod event;
 pub mod finalize;
+pub mod secrets;
+pub mod shutdown;
 pub mod store;
 pub mod webhook;
