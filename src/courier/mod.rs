@@ -16,6 +16,8 @@ mod life;
 mod queue;
 mod recorder;
 mod sweep;
+#[cfg(test)]
+mod testing;
 
 use std::sync::Arc;
 use std::time::Duration;
