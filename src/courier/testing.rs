@@ -2,12 +2,12 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
@@ -29,6 +29,8 @@ pub(super) enum Reply {
     Raw(Vec<u8>),
     /// Never answers.
     Hang,
+    /// Answers 200 once this is set.
+    After(&'static AtomicBool),
     /// Answers, but the body never ends.
     HangInBody,
     /// A byte of body now and then, for ever.
@@ -174,6 +176,12 @@ impl Scripted {
                 false
             }
             Reply::Hang | Reply::Reset => std::future::pending().await,
+            Reply::After(is_let_go) => {
+                while !is_let_go.load(Ordering::SeqCst) {
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                }
+                stream.write_all(b"HTTP/1.1 200 X\r\ncontent-length: 0\r\n\r\n").await.is_ok()
+            }
             Reply::HangInBody => {
                 stream.write_all(b"HTTP/1.1 200 X\r\ncontent-length: 9\r\n\r\nok").await.unwrap();
                 std::future::pending().await
@@ -208,9 +216,4 @@ impl Scripted {
 /// An address where nobody listens.
 pub(super) async fn nobody() -> SocketAddr {
     TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap()
-}
-
-/// Whether anybody answers there.
-pub(super) async fn connects(address: SocketAddr) -> bool {
-    TcpStream::connect(address).await.is_ok()
 }
