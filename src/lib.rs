@@ -2,16 +2,40 @@
 //!
 //! # The way of an event
 //!
-//! The modules stand in the order in which an event travels; each knows only those above it.
+//! The modules stand in the order in which an event travels; each knows only those above it,
+//! and `cli/run.rs` alone knows all.
+//!
+//! - [`event`]: bytes become a typed event, or a rejection that says what to change (pure)
+//! - [`webhook`]: what a webhook is: ids, signatures, when to try again (pure)
+//! - [`finalize`]: what an event makes of a session (pure)
+//! - [`store`]: where everything is kept: `SQLite` or `PostgreSQL`
+//! - [`intake`]: events in, from `RabbitMQ`, HTTP and files, taken in batches
+//! - [`courier`]: webhooks out
+//! - [`recordings`]: where recordings lie: S3 or a folder
+//! - [`api`]: what customers read
+//! - [`cli`]: the commands
+//!
+//! Beside them: [`clock`], [`backoff`], [`secrets`], [`health`], [`shutdown`].
+
+pub mod backoff;
+pub mod clock;
+pub mod health;
+pub mod secrets;
+pub mod shutdown;
+
+pub mod event;
+pub mod webhook;
+
+pub mod finalize;
+
+pub mod store;
+
+pub mod intake;
+
+pub mod courier;
+
+pub mod recordings;
 
 pub mod api;
-pub mod backoff;
+
 pub mod cli;
-pub mod clock;
-pub mod event;
-pub mod finalize;
-pub mod health;
-pub mod intake;
-pub mod recordings;
-pub mod store;
-pub mod webhook;
