@@ -1,1 +1,3 @@
 //! The tests that run the real thing.
+
+mod architecture;
