@@ -5,6 +5,8 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use super::Event;
+
 /// What kind of trouble; the whole list of codes a failure can have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -117,21 +119,28 @@ impl Rejection {
         Self { pointer: Some(pointer.into()), ..Self::new(code, message) }
     }
 
+    /// More bytes than an event may have (`--max-event-bytes`).
+    pub fn too_large(size_bytes: usize, max_bytes: usize) -> Self {
+        let message = format!(
+            "The event has {size_bytes} bytes, and at most {max_bytes} are taken: leave the \
+             report's `events` and `options` out, or raise --max-event-bytes and replay it."
+        );
+        Self::new(FailureCode::TooLarge, message)
+    }
+
+    /// Says which event it is about, if that was not known yet.
+    #[must_use]
+    pub fn about(self, event: &Event<'_>) -> Self {
+        Self {
+            session_id: self.session_id.or_else(|| event.session_id()),
+            event_id: self.event_id.or_else(|| Some(event.envelope().event_id.to_owned_string())),
+            event_type: self.event_type.or_else(|| Some(event.event_type().as_str().to_owned())),
+            ..self
+        }
+    }
+
     /// `invalid_event` at `pointer`.
     pub fn invalid(pointer: impl Into<String>, message: impl Into<String>) -> Self {
         Self::at(FailureCode::InvalidEvent, pointer, message)
-    }
-}
-
-impl Rejection {
-    /// `too_large`.
-    pub fn too_large(bytes: usize, max_bytes: usize) -> Self {
-        Self::new(
-            FailureCode::TooLarge,
-            format!(
-                "The event has {bytes} bytes, more than the {max_bytes} that are taken; leave the \
-                 report's `events` and `options` out, or raise --max-event-bytes and replay it."
-            ),
-        )
     }
 }

@@ -4,6 +4,8 @@ mod cost;
 mod join;
 mod merge;
 mod recording;
+#[cfg(test)]
+mod sample;
 mod session;
 mod summary;
 mod transcript;
@@ -18,4 +20,11 @@ pub use recording::{
 pub use session::{Session, finalize, start};
 pub use summary::{full_payload, session_data, thin_payload};
 pub use transcript::{Turn, transcript_text, turns};
-pub use usage::{Usage, UsageKind, UsageLine, total_usage};
+pub use usage::{Amounts, Usage, UsageKind, UsageLine, total_usage};
+
+/// The transcript of a session in progress.
+const NO_TRANSCRIPT: &str = "[]";
+/// The usage of a session in progress.
+const NO_USAGE: &str = "{}";
+/// The cost breakdown of a session that used nothing.
+const NO_COST: &str = r#"{"lines":[],"unpriced":[]}"#;
