@@ -1,0 +1,88 @@
+//! What the program says of itself: log lines on standard error, pretty for people, JSON for
+//! machines.
+
+use std::io::IsTerminal as _;
+
+use clap::{Args, ValueEnum};
+use tracing::level_filters::LevelFilter;
+use tracing_subscriber::Layer as _;
+use tracing_subscriber::filter::Targets;
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
+
+/// Libraries that tell at `info` what only their authors want to know.
+const NOISY: [&str; 8] =
+    ["sqlx", "lapin", "hyper", "hyper_util", "rustls", "aws_config", "aws_sdk_s3", "aws_smithy_runtime"];
+
+/// How a log line looks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// What is logged, and how.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Logging")]
+pub struct LogSettings {
+    /// What to log: `error`, `warn`, `info`, `debug`, `trace`, or by module:
+    /// `info,finalizer::courier=debug`
+    #[arg(long, global = true, env = "FINALIZER_LOG", value_name = "LEVEL", default_value = "info")]
+    #[arg(value_parser = parse_filter)]
+    pub log: Targets,
+    /// How to log [default: text on a terminal, json elsewhere]
+    #[arg(long, global = true, env = "FINALIZER_LOG_FORMAT", value_enum)]
+    pub log_format: Option<LogFormat>,
+}
+
+/// Starts logging. `least` raises what the settings ask for: a command whose result is what
+/// it prints keeps quiet about the rest.
+pub fn start(settings: &LogSettings) {
+    let is_terminal = std::io::stderr().is_terminal();
+    let format = settings.log_format.unwrap_or(if is_terminal {
+        LogFormat::Text
+    } else {
+        LogFormat::Json
+    });
+    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    let lines = match format {
+        LogFormat::Text => lines.with_ansi(is_terminal).boxed(),
+        LogFormat::Json => lines.json().flatten_event(true).boxed(),
+    };
+    // A second start (tests in one process) keeps the first.
+    let _ = tracing_subscriber::registry().with(lines.with_filter(settings.log.clone())).try_init();
+}
+
+fn parse_filter(text: &str) -> Result<Targets, String> {
+    let asked: Targets = text
+        .parse()
+        .map_err(|_| "expected a level such as info, or MODULE=LEVEL,…".to_owned())?;
+    let general = asked.default_level().unwrap_or(LevelFilter::OFF);
+    let quiet = NOISY.into_iter().filter(|noisy| !text.contains(noisy));
+    Ok(asked.with_targets(quiet.map(|noisy| (noisy, general.min(LevelFilter::WARN)))))
+}
+
+#[cfg(test)]
+mod tests {
+    use tracing::Level;
+
+    use super::*;
+
+    #[test]
+    fn libraries_keep_quiet_unless_they_are_asked() {
+        let filter = parse_filter("debug").unwrap();
+        assert!(filter.would_enable("finalizer::intake", &Level::DEBUG));
+        assert!(!filter.would_enable("sqlx::query", &Level::INFO));
+        assert!(filter.would_enable("sqlx::query", &Level::WARN));
+        let filter = parse_filter("error,sqlx=debug").unwrap();
+        assert!(filter.would_enable("sqlx::query", &Level::DEBUG));
+        assert!(!filter.would_enable("lapin", &Level::WARN));
+    }
+
+    #[test]
+    fn a_filter_that_is_none_is_refused() {
+        parse_filter("finalizer=loud").unwrap_err();
+    }
+}
