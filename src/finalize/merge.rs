@@ -4,11 +4,19 @@
 //! one in their order, so a batch is the same as its events alone; both stores load a
 //! [`Snapshot`], call `plan`, and write the [`Plan`].
 
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+
 use bytes::Bytes;
+use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
+use super::join::{JoinedEgress, best_match};
+use super::recording::{egress_outcome, merge_egress, settle_recording};
 use super::session::Session;
-use crate::event::{Egress, Rejection};
+use super::summary::{full_payload, thin_payload};
+use crate::event::{Egress, FailureCode, Rejection};
+use crate::webhook::{Endpoint, EventType, MessageId, MessageKey, PayloadKind};
 
 /// One event, decoded and finalized as far as it can be without the store.
 #[derive(Debug, Clone)]
@@ -17,8 +25,12 @@ pub struct Prepared {
     pub change: Result<Change, Rejection>,
     /// The event's bytes, kept if it becomes a failure.
     pub raw: Bytes,
-    /// Where it came from, in the words of [`crate::store::Failure::source`].
-    pub source: std::sync::Arc<str>,
+    /// Where it came from: `amqp:finalizer.events`, `http`, `file:calls.ndjson:17`.
+    pub source: Arc<str>,
+    /// The event's `event_id` and `type`, for tracing and for the failure it may become.
+    pub event_id: Option<String>,
+    /// See `event_id`.
+    pub event_type: Option<&'static str>,
     /// A fresh id for the failure it may become.
     pub failure_id: Uuid,
 }
@@ -42,13 +54,13 @@ pub enum Change {
 /// What became of an event.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome {
-    /// It made this revision of the session.
+    /// It made a revision of this session.
     Finalized(Uuid),
     /// It had any other effect, or waits to be joined.
     Accepted(Option<Uuid>),
     /// It had been taken before.
     Duplicate(Option<Uuid>),
-    /// It was kept as this failure.
+    /// It is to be kept as this failure.
     Failed {
         /// The failure.
         failure_id: Uuid,
@@ -57,15 +69,383 @@ pub enum Outcome {
     },
 }
 
-/// What is stored about the sessions and recordings a batch touches.
-#[derive(Debug, Default)]
-pub struct Snapshot {}
+/// What is stored about the sessions and recordings a batch touches, and the world it meets.
+#[derive(Debug)]
+pub struct Snapshot<'a> {
+    /// The present.
+    pub now: DateTime<Utc>,
+    /// Whose message ids these are.
+    pub installation: Uuid,
+    /// Payloads name sessions below this URL.
+    pub public_url: &'a str,
+    /// The default recordings place.
+    pub place: &'a str,
+    /// The sessions that the events name or their recordings may belong to.
+    pub sessions: BTreeMap<Uuid, Session>,
+    /// The recordings that the events name, or that may belong to these sessions, and every
+    /// other recording of these sessions.
+    pub egresses: BTreeMap<String, JoinedEgress>,
+    /// Numbers for new sessions, at least one for each session that is not stored yet.
+    pub numbers: Vec<i64>,
+    /// The endpoints of the sessions' owners.
+    pub endpoints: &'a [Endpoint],
+}
 
 /// What to write.
 #[derive(Debug, Default)]
-pub struct Plan {}
+pub struct Plan {
+    /// One per event, in order.
+    pub outcomes: Vec<Outcome>,
+    /// Sessions that are new or changed, by id.
+    pub sessions: Vec<Session>,
+    /// Recordings that are new or changed, by id.
+    pub egresses: Vec<JoinedEgress>,
+    /// Messages that now exist.
+    pub messages: Vec<NewMessage>,
+    /// What is owed to whom.
+    pub deliveries: Vec<NewDelivery>,
+    /// Which failed events (by position) are to be kept, and why.
+    pub failures: Vec<(usize, Rejection)>,
+    /// Sessions whose room or recording became known with this batch.
+    pub joinable_sessions: Vec<Uuid>,
+    /// Recordings that were looked at and still have no session.
+    pub unjoined_egresses: Vec<String>,
+}
+
+/// A message to keep.
+#[derive(Debug)]
+pub struct NewMessage {
+    /// Its id.
+    pub message_id: MessageId,
+    /// What it tells.
+    pub event_type: EventType,
+    /// Of which session.
+    pub session_id: Uuid,
+    /// Of which recording, if it tells of one.
+    pub egress_id: Option<String>,
+    /// The body for `thin` endpoints, if one is owed it.
+    pub thin: Option<Bytes>,
+    /// The body for `full` endpoints, if one is owed it.
+    pub full: Option<Bytes>,
+}
+
+/// A delivery to keep.
+#[derive(Debug)]
+pub struct NewDelivery {
+    /// Which of the plan's messages, by position.
+    pub message: usize,
+    /// To whom.
+    pub endpoint_id: Uuid,
+    /// Which body.
+    pub payload: PayloadKind,
+    /// The endpoint is disabled: the delivery is born cancelled.
+    pub is_cancelled: bool,
+}
 
 /// Decides what a batch changes.
-pub fn plan(_snapshot: Snapshot, _events: &[Prepared]) -> Plan {
-    unimplemented!("written with the stores")
+pub fn plan(snapshot: Snapshot<'_>, events: &[Prepared]) -> Plan {
+    let mut merge = Merge {
+        world: snapshot,
+        changed_sessions: BTreeSet::new(),
+        changed_egresses: BTreeSet::new(),
+        joinable_sessions: BTreeSet::new(),
+        looked_at: BTreeSet::new(),
+        plan: Plan::default(),
+    };
+    for (position, event) in events.iter().enumerate() {
+        let outcome = match &event.change {
+            Ok(change) => merge.take(change),
+            Err(rejection) => Err(rejection.clone()),
+        };
+        let outcome = outcome.unwrap_or_else(|rejection| {
+            let rejection = Rejection {
+                event_id: rejection.event_id.or_else(|| event.event_id.clone()),
+                event_type: rejection.event_type.or(event.event_type.map(str::to_owned)),
+                ..rejection
+            };
+            merge.plan.failures.push((position, rejection.clone()));
+            Outcome::Failed { failure_id: event.failure_id, rejection }
+        });
+        merge.plan.outcomes.push(outcome);
+    }
+    merge.finish()
+}
+
+/// The world as it is after the events taken so far.
+struct Merge<'a> {
+    world: Snapshot<'a>,
+    changed_sessions: BTreeSet<Uuid>,
+    changed_egresses: BTreeSet<String>,
+    joinable_sessions: BTreeSet<Uuid>,
+    looked_at: BTreeSet<String>,
+    plan: Plan,
+}
+
+impl Merge<'_> {
+    fn take(&mut self, change: &Change) -> Result<Outcome, Rejection> {
+        match change {
+            Change::Started(session) => self.take_started(session),
+            Change::Ended(session) => self.take_ended(session),
+            Change::Recording { session_id, egress } => {
+                Ok(self.take_recording(*session_id, egress))
+            }
+        }
+    }
+
+    fn take_started(&mut self, started: &Session) -> Result<Outcome, Rejection> {
+        let session_id = started.session_id;
+        match self.world.sessions.get(&session_id) {
+            Some(known) if known.character_owner != started.character_owner => {
+                return Err(other_owner(started));
+            }
+            Some(known) if known.revision > 0 || known.digest >= started.digest => {
+                // Two that differ: the greater digest stands, whatever their order.
+                return Ok(Outcome::Duplicate(Some(session_id)));
+            }
+            Some(known) => {
+                let mut session = started.clone();
+                session.id = known.id;
+                session.version = known.version;
+                self.put_session(session);
+            }
+            None => self.put_session(started.clone()),
+        }
+        self.join_session(session_id);
+        Ok(Outcome::Accepted(Some(session_id)))
+    }
+
+    fn take_ended(&mut self, ended: &Session) -> Result<Outcome, Rejection> {
+        let session_id = ended.session_id;
+        let mut session = ended.clone();
+        if let Some(known) = self.world.sessions.get(&session_id) {
+            if known.character_owner != ended.character_owner {
+                return Err(other_owner(ended));
+            }
+            if known.revision > 0 {
+                if known.digest == ended.digest || known.superseded.contains(&ended.digest) {
+                    return Ok(Outcome::Duplicate(Some(session_id)));
+                }
+                return Err(other_content(ended));
+            }
+            session.id = known.id;
+            session.version = known.version;
+        }
+        session.revision = 1;
+        session.finalized_at = Some(self.world.now);
+        self.put_session(session);
+        self.join_session(session_id);
+        self.tell_finalized(session_id);
+        Ok(Outcome::Finalized(session_id))
+    }
+
+    fn take_recording(&mut self, named: Option<Uuid>, report: &Egress) -> Outcome {
+        let egress_id = report.egress_id.clone();
+        let known = self.world.egresses.get(&egress_id).cloned();
+        let mut row = match known.clone() {
+            None => JoinedEgress::new(report.clone(), named),
+            Some(known) => JoinedEgress {
+                named_session_id: known.named_session_id.max(named),
+                egress: merge_egress(known.egress.clone(), report.clone()),
+                ..known
+            },
+        };
+        let told_before = known.as_ref().and_then(|known| egress_outcome(&known.egress));
+        let is_changed = known.as_ref() != Some(&row);
+        if is_changed {
+            self.changed_egresses.insert(egress_id.clone());
+        }
+        let moved_from = row.session_id;
+        let is_moved = self.find_session(&mut row);
+        let session_id = row.session_id;
+        let told_now = egress_outcome(&row.egress);
+        self.world.egresses.insert(egress_id.clone(), row);
+        if is_moved {
+            moved_from.map(|left| self.settle(left));
+        }
+        if let Some(session_id) = session_id.filter(|_| is_moved || is_changed) {
+            self.settle(session_id);
+            if is_moved || told_before != told_now {
+                self.tell_recording(session_id, &egress_id);
+            }
+        }
+        if is_changed || is_moved {
+            Outcome::Accepted(session_id)
+        } else {
+            Outcome::Duplicate(session_id)
+        }
+    }
+
+    /// Keeps a session that is new or has changed, as the latest version of itself.
+    fn put_session(&mut self, mut session: Session) {
+        if session.id == 0 {
+            session.id = self.world.numbers.pop().expect("a number for each unknown session");
+        }
+        if self.changed_sessions.insert(session.session_id) {
+            self.joinable_sessions.insert(session.session_id);
+        }
+        session.version += 1;
+        self.world.sessions.insert(session.session_id, session);
+    }
+
+    /// A session has said something new of itself: which recordings are its own?
+    fn join_session(&mut self, session_id: Uuid) {
+        let waiting: Vec<String> = self.world.egresses.keys().cloned().collect();
+        for egress_id in waiting {
+            let Some(mut row) = self.world.egresses.get(&egress_id).cloned() else { continue };
+            let left = row.session_id;
+            if self.find_session(&mut row) {
+                let joined = row.session_id;
+                self.world.egresses.insert(egress_id.clone(), row);
+                for touched in [left, joined].into_iter().flatten().filter(|id| *id != session_id) {
+                    self.settle(touched);
+                    self.tell_recording(touched, &egress_id);
+                }
+            }
+        }
+        self.settle_quietly(session_id);
+    }
+
+    /// Looks for the session of a recording; true if a better one was found than it had.
+    fn find_session(&mut self, row: &mut JoinedEgress) -> bool {
+        self.looked_at.insert(row.egress.egress_id.clone());
+        let Some((session_id, joined_by)) = best_match(row, self.world.sessions.values()) else {
+            return false;
+        };
+        if row.joined_by.is_some_and(|known| known >= joined_by) {
+            return false;
+        }
+        row.joined_by = Some(joined_by);
+        let is_moved = row.session_id.replace(session_id) != Some(session_id);
+        self.changed_egresses.insert(row.egress.egress_id.clone());
+        is_moved
+    }
+
+    /// Works out a session's recording anew; a change is a new version.
+    fn settle(&mut self, session_id: Uuid) {
+        if self.settle_quietly(session_id)
+            && let Some(session) = self.world.sessions.get_mut(&session_id)
+        {
+            session.version += 1;
+            self.changed_sessions.insert(session_id);
+        }
+    }
+
+    /// Works out a session's recording anew; true if it changed.
+    fn settle_quietly(&mut self, session_id: Uuid) -> bool {
+        let egresses: Vec<Egress> = self.egresses_of(session_id).cloned().collect();
+        let Some(session) = self.world.sessions.get_mut(&session_id) else { return false };
+        let recording = settle_recording(session, &egresses, self.world.place);
+        std::mem::replace(&mut session.recording, recording.clone()) != recording
+    }
+
+    fn egresses_of(&self, session_id: Uuid) -> impl Iterator<Item = &Egress> {
+        self.world
+            .egresses
+            .values()
+            .filter(move |row| row.session_id == Some(session_id))
+            .map(|row| &row.egress)
+    }
+
+    /// The session is readable: says so, and what is already known of its recordings.
+    fn tell_finalized(&mut self, session_id: Uuid) {
+        let revision = self.world.sessions[&session_id].revision;
+        let key = MessageKey::Finalized { session_id, revision };
+        self.tell(EventType::SessionFinalized, session_id, &key, None);
+        let egress_ids: Vec<String> =
+            self.egresses_of(session_id).map(|egress| egress.egress_id.clone()).collect();
+        for egress_id in egress_ids {
+            self.tell_recording(session_id, &egress_id);
+        }
+    }
+
+    /// Says what became of a recording, if its session is readable and there is anything to say.
+    fn tell_recording(&mut self, session_id: Uuid, egress_id: &str) {
+        let is_readable = self.world.sessions.get(&session_id).is_some_and(|s| s.revision > 0);
+        let row = &self.world.egresses[egress_id];
+        let Some(outcome) = egress_outcome(&row.egress) else { return };
+        if is_readable && row.session_id == Some(session_id) {
+            let key = MessageKey::Recording { session_id, egress_id, outcome };
+            self.tell(outcome, session_id, &key, Some(egress_id));
+        }
+    }
+
+    fn tell(
+        &mut self,
+        event_type: EventType,
+        session_id: Uuid,
+        key: &MessageKey<'_>,
+        egress_id: Option<&str>,
+    ) {
+        let message_id = MessageId::new(self.world.installation, key);
+        if self.plan.messages.iter().any(|message| message.message_id == message_id) {
+            return;
+        }
+        let session = &self.world.sessions[&session_id];
+        let position = self.plan.messages.len();
+        let mut owed = [false, false];
+        for endpoint in self.world.endpoints {
+            let (owner, tenant) = (session.character_owner, &session.tenant_id);
+            if endpoint.hears(event_type, owner, tenant, &session.character_slug) {
+                owed[usize::from(endpoint.payload == PayloadKind::Full)] = true;
+                self.plan.deliveries.push(NewDelivery {
+                    message: position,
+                    endpoint_id: endpoint.endpoint_id,
+                    payload: endpoint.payload,
+                    is_cancelled: endpoint.disabled.is_some(),
+                });
+            }
+        }
+        let at = match event_type {
+            EventType::SessionFinalized => session.finalized_at.unwrap_or(self.world.now),
+            _ => self.world.now,
+        };
+        let url = self.world.public_url;
+        self.plan.messages.push(NewMessage {
+            message_id,
+            event_type,
+            session_id,
+            egress_id: egress_id.map(str::to_owned),
+            thin: owed[0].then(|| thin_payload(event_type, at, session, egress_id, url)),
+            full: owed[1].then(|| full_payload(event_type, at, session, egress_id, url)),
+        });
+    }
+
+    fn finish(mut self) -> Plan {
+        self.plan.joinable_sessions = self.joinable_sessions.into_iter().collect();
+        let mut egresses: HashMap<_, _> = self.world.egresses.into_iter().collect();
+        self.plan.unjoined_egresses = self
+            .looked_at
+            .into_iter()
+            .filter(|id| egresses.get(id).is_some_and(|row| row.session_id.is_none()))
+            .collect();
+        self.plan.egresses =
+            self.changed_egresses.iter().filter_map(|id| egresses.remove(id)).collect();
+        let mut sessions = self.world.sessions;
+        self.plan.sessions =
+            self.changed_sessions.iter().filter_map(|id| sessions.remove(id)).collect();
+        self.plan
+    }
+}
+
+fn other_owner(event: &Session) -> Rejection {
+    Rejection {
+        session_id: Some(event.session_id),
+        ..Rejection::at(
+            FailureCode::ConflictingEvent,
+            "/character_owner",
+            "The session is known to belong to another character owner; send the owner it \
+             started with, or a session_id of its own.",
+        )
+    }
+}
+
+fn other_content(event: &Session) -> Rejection {
+    Rejection {
+        session_id: Some(event.session_id),
+        ..Rejection::new(
+            FailureCode::ConflictingEvent,
+            "The session is already finalized from an event with other content and stays as it \
+             is; if this event is the right one, replay it with --supersede.",
+        )
+    }
 }

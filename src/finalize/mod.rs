@@ -1,6 +1,7 @@
 //! The domain: what an event makes of a session. Pure: bytes, clocks and databases are elsewhere.
 
 mod cost;
+mod join;
 mod merge;
 mod recording;
 mod session;
@@ -9,8 +10,11 @@ mod transcript;
 mod usage;
 
 pub use cost::{Cost, PriceBook, PriceBookError};
-pub use merge::{Change, Outcome, Plan, Prepared, Snapshot, plan};
-pub use recording::{RecordingState, RecordingStatus, merge_egress, settle_recording};
+pub use join::{JoinedBy, JoinedEgress, recorded_span};
+pub use merge::{Change, NewDelivery, NewMessage, Outcome, Plan, Prepared, Snapshot, plan};
+pub use recording::{
+    RecordingState, RecordingStatus, egress_outcome, merge_egress, settle_recording,
+};
 pub use session::{Session, finalize, start};
 pub use summary::{full_payload, session_data, thin_payload};
 pub use transcript::{Turn, transcript_text, turns};

@@ -43,3 +43,8 @@ pub fn merge_egress(_one: Egress, _other: Egress) -> Egress {
 pub fn settle_recording(_session: &Session, _egresses: &[Egress], _place: &str) -> RecordingState {
     unimplemented!()
 }
+
+/// What there is to tell of an egress, once it has come to an end.
+pub fn egress_outcome(_egress: &Egress) -> Option<crate::webhook::EventType> {
+    unimplemented!()
+}

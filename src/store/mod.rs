@@ -18,7 +18,9 @@ use uuid::Uuid;
 
 use crate::event::{FailureCode, Rejection};
 use crate::finalize::{Outcome, Prepared, Session};
-use crate::webhook::{EventType, MessageId, PayloadKind};
+use crate::webhook::{EventType, MessageId};
+
+pub use crate::webhook::Endpoint;
 
 /// A store that several tasks share.
 pub type SharedStore = Arc<dyn Store>;
@@ -54,12 +56,11 @@ pub trait Store: Send + Sync + 'static {
     async fn take(&self, batch: Batch<'_>) -> Result<Taken, StoreError>;
 
     /// Joins recordings that came before their session, or at the same moment on another
-    /// worker: every unmatched egress that names one of `sessions`, or all when empty.
-    /// Idempotent. Returns the deliveries that came of it.
+    /// worker and were not seen. Idempotent. Returns the deliveries that came of it.
     async fn join_recordings(
         &self,
         terms: Terms<'_>,
-        sessions: &[Uuid],
+        which: &Unjoined,
     ) -> Result<Vec<Owed>, StoreError>;
 
     // ---- sessions ----
@@ -202,6 +203,27 @@ pub struct Taken {
     pub outcomes: Vec<Outcome>,
     /// Deliveries that this process reserved room for, to be sent now.
     pub owed: Vec<Owed>,
+    /// What another worker may have written at the same moment, unseen by this transaction:
+    /// to be given to [`Store::join_recordings`] after the commit and before any answer.
+    pub unjoined: Unjoined,
+}
+
+/// Recordings and sessions that may belong together and were not seen together.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Unjoined {
+    /// Sessions that are new, or say something new about their recording.
+    pub sessions: Vec<Uuid>,
+    /// Recordings without a session.
+    pub egresses: Vec<String>,
+    /// Every recording without a session, whichever it is.
+    pub is_everything: bool,
+}
+
+impl Unjoined {
+    /// There is nothing to look at again.
+    pub fn is_empty(&self) -> bool {
+        self.sessions.is_empty() && self.egresses.is_empty() && !self.is_everything
+    }
 }
 
 /// A delivery that this process holds: all that an attempt needs.
@@ -219,31 +241,6 @@ pub struct Owed {
     pub body: Bytes,
     /// Attempts made so far.
     pub attempts: u32,
-}
-
-/// A subscriber's address.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Endpoint {
-    /// Its id.
-    pub endpoint_id: Uuid,
-    /// Whose sessions it hears of; `None`: everyone's.
-    pub owner: Option<i64>,
-    /// Only this tenant's.
-    pub tenant_id: Option<String>,
-    /// Only this character's.
-    pub character_slug: Option<String>,
-    /// Only these types; empty: all.
-    pub event_types: Vec<EventType>,
-    /// How much its bodies carry.
-    pub payload: PayloadKind,
-    /// Where to POST.
-    pub url: String,
-    /// The signing secret, sealed with the installation's key.
-    pub sealed_secret: Vec<u8>,
-    /// Set when it was disabled, with the reason.
-    pub disabled: Option<(DateTime<Utc>, String)>,
-    /// When it was made.
-    pub created_at: DateTime<Utc>,
 }
 
 /// Where a delivery stands.

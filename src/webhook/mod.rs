@@ -6,10 +6,12 @@
 //!              '-> cancelled
 //! ```
 
+mod endpoint;
 mod message;
 mod retry;
 mod signature;
 
+pub use endpoint::Endpoint;
 pub use message::{EventType, MessageId, MessageKey, PayloadKind};
 pub use retry::{MAX_ATTEMPTS, next_attempt};
 pub use signature::{Secret, SecretError, sign};
