@@ -13,8 +13,6 @@ use clap::{Args, ValueEnum};
 use ipnet::IpNet;
 use url::Url;
 
-use crate::finalize::PriceBook;
-
 /// Where sessions are kept unless a setting says otherwise.
 pub const DEFAULT_DATABASE_URL: &str = "sqlite://finalizer-data/finalizer.db";
 
@@ -135,23 +133,35 @@ impl BrokerSettings {
     }
 }
 
-/// How events are taken.
+/// How large an event may be.
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Events")]
-pub struct IntakeSettings {
+pub struct EventSettings {
+    /// A larger event becomes a failure
+    #[arg(long, env = "FINALIZER_MAX_EVENT_BYTES", value_name = "SIZE", default_value = "4MiB")]
+    #[arg(value_parser = parse_size)]
+    pub max_event_bytes: usize,
+}
+
+/// How events are waited for.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Events")]
+pub struct ConsumeSettings {
     /// How many unacknowledged events the broker may hand to one process. At worst a process
     /// holds this many events of the largest size in memory: 500 × 4 MiB = 2 GiB
     #[arg(long, env = "FINALIZER_PREFETCH", value_name = "COUNT", default_value_t = 500)]
     #[arg(value_parser = clap::value_parser!(u16).range(1..))]
     pub prefetch: u16,
-    /// A larger event becomes a failure
-    #[arg(long, env = "FINALIZER_MAX_EVENT_BYTES", value_name = "SIZE", default_value = "4MiB")]
-    #[arg(value_parser = parse_size)]
-    pub max_event_bytes: usize,
     /// A call that nothing was heard of for so long is finalized from its last checkpoint
     #[arg(long, env = "FINALIZER_ABANDON_AFTER", value_name = "DURATION", default_value = "6h")]
     #[arg(value_parser = parse_duration)]
     pub abandon_after: Duration,
+}
+
+/// The intake of LiveKit's webhooks.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Events")]
+pub struct LivekitSettings {
     /// LiveKit's API key: turns on the intake of LiveKit's webhooks
     #[arg(long, env = "LIVEKIT_API_KEY", value_name = "KEY", hide_env_values = true)]
     pub livekit_api_key: Option<String>,
@@ -160,19 +170,20 @@ pub struct IntakeSettings {
     pub livekit_api_secret: Option<String>,
 }
 
-impl IntakeSettings {
-    /// Judges what belongs together.
-    pub fn check(&self) -> Result<(), SettingError> {
-        let key = present(self.livekit_api_key.as_ref()).is_some();
-        let secret = present(self.livekit_api_secret.as_ref()).is_some();
+impl LivekitSettings {
+    /// The key and its secret, if this intake is on.
+    pub fn credentials(&self) -> Result<Option<(&str, &str)>, SettingError> {
+        let key = present(self.livekit_api_key.as_ref());
+        let secret = present(self.livekit_api_secret.as_ref());
         match (key, secret) {
-            (true, false) => {
+            (Some(_), None) => {
                 Err(SettingError::new("--livekit-api-key is given without --livekit-api-secret"))
             }
-            (false, true) => {
+            (None, Some(_)) => {
                 Err(SettingError::new("--livekit-api-secret is given without --livekit-api-key"))
             }
-            (true, true) | (false, false) => Ok(()),
+            (Some(key), Some(secret)) => Ok(Some((key, secret))),
+            (None, None) => Ok(None),
         }
     }
 }
@@ -187,30 +198,34 @@ pub struct PriceSettings {
 }
 
 impl PriceSettings {
-    /// Reads the book.
-    pub fn load(&self) -> Result<PriceBook, SettingError> {
-        let Some(path) = self.prices.as_ref().filter(|path| !path.as_os_str().is_empty()) else {
-            return Ok(PriceBook::builtin());
-        };
-        let shown = path.display();
-        let text = std::fs::read_to_string(path).map_err(|error| {
-            SettingError::new(format!("--prices: {shown} cannot be read: {error}"))
-        })?;
-        PriceBook::parse(&text).map_err(|error| {
-            SettingError::new(format!("--prices: {shown} is no price book: {error}"))
-        })
+    /// The file, if it is not the built-in book; an empty variable names none.
+    pub fn file(&self) -> Option<&Path> {
+        self.prices.as_deref().filter(|path| !path.as_os_str().is_empty())
     }
 }
 
 /// Where recordings lie.
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Recordings")]
-pub struct RecordingSettings {
+pub struct PlaceSettings {
     /// A folder or `s3://BUCKET[/PREFIX]`; repeatable, the first is where recordings without a
     /// bucket of their own are looked for. Nothing outside these places is ever signed
     #[arg(long, env = "FINALIZER_RECORDINGS", value_name = "PLACE", value_delimiter = ',')]
     #[arg(default_value = "finalizer-data/recordings")]
     pub recordings: Vec<String>,
+}
+
+impl PlaceSettings {
+    /// Judges the places.
+    pub fn check(&self) -> Result<(), SettingError> {
+        self.recordings.iter().try_for_each(|place| check_place(place))
+    }
+}
+
+/// How long recordings are waited for, and how long their URLs work.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Recordings")]
+pub struct RecordingSettings {
     /// A recording that was asked for and has not come so long after the session was finalized
     /// has failed
     #[arg(long, env = "FINALIZER_RECORDING_DEADLINE", value_name = "DURATION")]
@@ -218,19 +233,8 @@ pub struct RecordingSettings {
     pub recording_deadline: Duration,
     /// How long a signed URL of a recording works
     #[arg(long, env = "FINALIZER_PRESIGN_LIFETIME", value_name = "DURATION")]
-    #[arg(default_value = "15m", value_parser = parse_duration)]
+    #[arg(default_value = "15m", value_parser = parse_presign_lifetime)]
     pub presign_lifetime: Duration,
-}
-
-impl RecordingSettings {
-    /// Judges the places and the lifetime.
-    pub fn check(&self) -> Result<(), SettingError> {
-        self.recordings.iter().try_for_each(|place| check_place(place))?;
-        if self.presign_lifetime > LONGEST_PRESIGN {
-            return Err(SettingError::new("--presign-lifetime can be at most 7 days"));
-        }
-        Ok(())
-    }
 }
 
 /// The installation's key, which seals endpoints' secrets in the database.
@@ -278,17 +282,38 @@ impl SecretSettings {
     }
 }
 
-/// The HTTP API.
+/// Where the API is.
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "API")]
-pub struct ApiSettings {
+pub struct AddressSettings {
     /// The address to listen on
     #[arg(long, env = "FINALIZER_LISTEN", value_name = "ADDRESS:PORT")]
     #[arg(default_value = "127.0.0.1:8080", value_parser = parse_listen)]
     pub listen: SocketAddr,
-    /// What customers put before `/api/…`; stands in webhooks and signed URLs [default: http://LISTEN]
+    /// What customers put before `/api/…`; stands in webhooks and signed URLs [default:
+    /// `http://` and the address to listen on]
     #[arg(long, env = "FINALIZER_PUBLIC_URL", value_name = "URL")]
     pub public_url: Option<String>,
+}
+
+impl AddressSettings {
+    /// What stands before `/api/…`, without a slash at its end.
+    pub fn public_url(&self) -> Result<String, SettingError> {
+        let Some(url) = present(self.public_url.as_ref()) else {
+            return Ok(format!("http://{}", self.listen));
+        };
+        let parsed = http_url("--public-url", url)?;
+        if parsed.query().is_some() || parsed.fragment().is_some() {
+            return Err(SettingError::new("--public-url must have neither a query nor a fragment"));
+        }
+        Ok(parsed.as_str().trim_end_matches('/').to_owned())
+    }
+}
+
+/// Who may read the API.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "API")]
+pub struct AccessSettings {
     /// Takes JWTs signed with this shared secret (HS256)
     #[arg(long, env = "FINALIZER_JWT_SECRET", value_name = "SECRET", hide_env_values = true)]
     pub jwt_secret: Option<String>,
@@ -303,10 +328,9 @@ pub struct ApiSettings {
     pub cors_origin: Vec<String>,
 }
 
-impl ApiSettings {
+impl AccessSettings {
     /// Judges the URLs.
     pub fn check(&self) -> Result<(), SettingError> {
-        self.public_url()?;
         if let Some(url) = present(self.jwks_url.as_ref()) {
             http_url("--jwks-url", url)?;
         }
@@ -323,18 +347,6 @@ impl ApiSettings {
             }
         }
         Ok(())
-    }
-
-    /// What stands before `/api/…`, without a slash at its end.
-    pub fn public_url(&self) -> Result<String, SettingError> {
-        let Some(url) = present(self.public_url.as_ref()) else {
-            return Ok(format!("http://{}", self.listen));
-        };
-        let parsed = http_url("--public-url", url)?;
-        if parsed.query().is_some() || parsed.fragment().is_some() {
-            return Err(SettingError::new("--public-url must have neither a query nor a fragment"));
-        }
-        Ok(parsed.as_str().trim_end_matches('/').to_owned())
     }
 }
 
@@ -404,6 +416,13 @@ fn parse_duration(text: &str) -> Result<Duration, String> {
     if duration.is_zero() { Err("a duration of zero makes no sense".to_owned()) } else { Ok(duration) }
 }
 
+fn parse_presign_lifetime(text: &str) -> Result<Duration, String> {
+    match parse_duration(text)? {
+        lifetime if lifetime <= LONGEST_PRESIGN => Ok(lifetime),
+        _ => Err("S3 signs for at most 7 days".to_owned()),
+    }
+}
+
 fn parse_size(text: &str) -> Result<usize, String> {
     let (digits, unit) = text.split_at(text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len()));
     let factor = match unit.trim() {
@@ -427,4 +446,167 @@ fn parse_listen(text: &str) -> Result<SocketAddr, String> {
 fn parse_network(text: &str) -> Result<IpNet, String> {
     let network = text.parse().ok().or_else(|| Some(IpNet::from(text.parse::<IpAddr>().ok()?)));
     network.ok_or_else(|| "expected a network such as 10.0.0.0/8".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Everything {
+        #[command(flatten)]
+        store: StoreSettings,
+        #[command(flatten)]
+        broker: BrokerSettings,
+        #[command(flatten)]
+        event: EventSettings,
+        #[command(flatten)]
+        consume: ConsumeSettings,
+        #[command(flatten)]
+        livekit: LivekitSettings,
+        #[command(flatten)]
+        places: PlaceSettings,
+        #[command(flatten)]
+        recordings: RecordingSettings,
+        #[command(flatten)]
+        secrets: SecretSettings,
+        #[command(flatten)]
+        address: AddressSettings,
+        #[command(flatten)]
+        access: AccessSettings,
+        #[command(flatten)]
+        webhooks: WebhookSettings,
+        #[arg(long, value_enum, value_delimiter = ',')]
+        roles: Vec<Role>,
+    }
+
+    fn parsed(arguments: &[&str]) -> Result<Everything, String> {
+        let arguments = ["finalizer"].iter().chain(arguments);
+        Everything::try_parse_from(arguments).map_err(|error| error.to_string())
+    }
+
+    /// What a start with these arguments is stopped by.
+    fn sentence(arguments: &[&str]) -> String {
+        let all = match parsed(arguments) {
+            Ok(all) => all,
+            Err(sentence) => return sentence,
+        };
+        let checks = [
+            all.store.check(),
+            all.broker.check(),
+            all.livekit.credentials().map(|_| ()),
+            all.places.check(),
+            all.secrets.source(&all.store).map(|_| ()),
+            all.address.public_url().map(|_| ()),
+            all.access.check(),
+        ];
+        let wrong = checks.into_iter().find_map(Result::err);
+        wrong.map(|error| error.to_string()).unwrap_or_default()
+    }
+
+    #[test]
+    fn the_defaults_are_those_of_an_embedded_start() {
+        let all = parsed(&[]).unwrap();
+        assert_eq!(all.store.sqlite_file(), Some(Path::new("finalizer-data/finalizer.db")));
+        assert_eq!(all.broker.url(), None);
+        assert_eq!(all.event.max_event_bytes, 4 * 1024 * 1024);
+        assert_eq!(all.consume.prefetch, 500);
+        assert_eq!(all.consume.abandon_after, Duration::from_hours(6));
+        assert_eq!(all.places.recordings, ["finalizer-data/recordings"]);
+        assert_eq!(all.recordings.recording_deadline, Duration::from_mins(30));
+        assert_eq!(all.recordings.presign_lifetime, Duration::from_mins(15));
+        assert_eq!(all.address.public_url().unwrap(), "http://127.0.0.1:8080");
+        let key = all.secrets.source(&all.store).unwrap();
+        assert!(key == KeySource::Made(PathBuf::from("finalizer-data/secret.key")));
+        assert!(!all.webhooks.allow_http && all.webhooks.allow_private.is_empty());
+    }
+
+    #[test]
+    fn a_setting_that_makes_no_sense_stops_the_start_with_a_sentence() {
+        let postgres = "--database-url=postgres://finalizer:hunter2@db/finalizer";
+        for (arguments, expected) in [
+            (vec!["--database-url=mysql://db/x"], "--database-url must be sqlite://FILE or"),
+            (vec!["--database-url=finalizer.db"], "--database-url must be sqlite://FILE or"),
+            (vec!["--database-url=postgres://"], "--database-url must be sqlite://FILE or"),
+            (vec!["--database-url=sqlite://"], "--database-url must name a file"),
+            (vec!["--database-url=sqlite::memory:"], "--database-url must name a file"),
+            (vec![postgres], "must be given: --secret-key or --secret-key-file"),
+            (vec!["--secret-key=aa", "--secret-key-file=key"], "not both"),
+            (vec!["--amqp-url=http://rabbit"], "--amqp-url must be amqp://"),
+            (vec!["--amqp-url=rabbit:5672"], "--amqp-url must be amqp://"),
+            (vec!["--prefetch=0"], "0 is not in 1..=65535"),
+            (vec!["--prefetch=70000"], "70000 is not in 1..=65535"),
+            (vec!["--max-event-bytes=64MiB"], "between 1KiB and 32MiB"),
+            (vec!["--max-event-bytes=4 apples"], "a size such as 4194304 or 4MiB"),
+            (vec!["--abandon-after=0s"], "a duration of zero makes no sense"),
+            (vec!["--recording-deadline=soon"], "a duration such as 90s, 30m or 6h"),
+            (vec!["--presign-lifetime=0s"], "a duration of zero makes no sense"),
+            (vec!["--presign-lifetime=8d"], "at most 7 days"),
+            (vec!["--recordings=s3://"], "--recordings must be a folder or s3://BUCKET"),
+            (vec!["--recordings=gs://bucket"], "--recordings must be a folder or s3://BUCKET"),
+            (vec!["--recordings="], "--recordings must be a folder or s3://BUCKET"),
+            (vec!["--listen=8080"], "an address and a port such as 127.0.0.1:8080"),
+            (vec!["--public-url=api.example.com"], "--public-url must be an http:// or https://"),
+            (vec!["--public-url=https://a/?b=c"], "neither a query nor a fragment"),
+            (vec!["--jwks-url=file:///keys"], "--jwks-url must be an http:// or https://"),
+            (vec!["--cors-origin=https://app.example.com/page"], "--cors-origin must be an origin"),
+            (vec!["--allow-private=10.0.0.0/33"], "a network such as 10.0.0.0/8"),
+            (vec!["--roles=consume,cook"], "[possible values: consume, deliver, api]"),
+            (vec!["--livekit-api-key=a"], "given without --livekit-api-secret"),
+            (vec!["--livekit-api-secret=a"], "given without --livekit-api-key"),
+        ] {
+            let sentence = sentence(&arguments);
+            assert!(sentence.contains(expected), "{arguments:?}: {sentence}");
+        }
+    }
+
+    #[test]
+    fn a_secret_is_not_repeated_on_the_terminal() {
+        for arguments in [
+            vec!["--database-url=mysql://user:hunter2@db/x"],
+            vec!["--amqp-url=http://user:hunter2@rabbit"],
+            vec!["--secret-key=hunter2", "--secret-key-file=key"],
+            vec!["--livekit-api-secret=hunter2"],
+        ] {
+            let sentence = sentence(&arguments);
+            assert!(!sentence.is_empty() && !sentence.contains("hunter2"), "{sentence}");
+        }
+        let all = parsed(&[
+            "--database-url=postgres://finalizer:hunter2@db/finalizer",
+            "--amqp-url=amqp://finalizer:hunter2@rabbit/voice",
+        ]);
+        let all = all.unwrap();
+        assert_eq!(all.store.shown(), "postgres://finalizer@db/finalizer");
+        assert_eq!(all.broker.shown(), "amqp://finalizer@rabbit/voice");
+    }
+
+    #[test]
+    fn an_empty_variable_is_as_good_as_none() {
+        let arguments = ["--amqp-url=", "--secret-key=", "--public-url=", "--jwks-url="];
+        assert_eq!(sentence(&arguments), "");
+    }
+
+    #[test]
+    fn what_makes_sense_is_taken() {
+        let all = parsed(&[
+            "--allow-private=10.0.0.0/8,::1/128,192.168.1.7",
+            "--recordings=s3://calls/eu,/var/recordings",
+            "--public-url=https://api.example.com/voice/",
+            "--presign-lifetime=15min",
+            "--max-event-bytes=65536",
+            "--roles=api,deliver",
+        ]);
+        let all = all.unwrap();
+        assert_eq!(
+            all.webhooks.allow_private,
+            ["10.0.0.0/8", "::1/128", "192.168.1.7/32"].map(|net| net.parse().unwrap())
+        );
+        assert_eq!(all.places.recordings, ["s3://calls/eu", "/var/recordings"]);
+        assert_eq!(all.address.public_url().unwrap(), "https://api.example.com/voice");
+        assert_eq!(all.recordings.presign_lifetime, Duration::from_mins(15));
+        assert_eq!(all.event.max_event_bytes, 65536);
+        assert_eq!(all.roles, [Role::Api, Role::Deliver]);
+    }
 }

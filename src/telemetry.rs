@@ -37,8 +37,7 @@ pub struct LogSettings {
     pub log_format: Option<LogFormat>,
 }
 
-/// Starts logging. `least` raises what the settings ask for: a command whose result is what
-/// it prints keeps quiet about the rest.
+/// Starts logging.
 pub fn start(settings: &LogSettings) {
     let is_terminal = std::io::stderr().is_terminal();
     let format = settings.log_format.unwrap_or(if is_terminal {
@@ -56,9 +55,13 @@ pub fn start(settings: &LogSettings) {
 }
 
 fn parse_filter(text: &str) -> Result<Targets, String> {
-    let asked: Targets = text
-        .parse()
-        .map_err(|_| "expected a level such as info, or MODULE=LEVEL,…".to_owned())?;
+    let expected = || "expected a level such as info, or MODULE=LEVEL,…".to_owned();
+    // A word that is no level would be taken for a module, and silence everything else.
+    let is_known = |part: &str| part.contains('=') || part.trim().parse::<LevelFilter>().is_ok();
+    if !text.split(',').all(is_known) {
+        return Err(expected());
+    }
+    let asked: Targets = text.parse().map_err(|_| expected())?;
     let general = asked.default_level().unwrap_or(LevelFilter::OFF);
     let quiet = NOISY.into_iter().filter(|noisy| !text.contains(noisy));
     Ok(asked.with_targets(quiet.map(|noisy| (noisy, general.min(LevelFilter::WARN)))))
@@ -84,5 +87,6 @@ mod tests {
     #[test]
     fn a_filter_that_is_none_is_refused() {
         parse_filter("finalizer=loud").unwrap_err();
+        parse_filter("loud").unwrap_err();
     }
 }
