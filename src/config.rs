@@ -215,13 +215,6 @@ pub struct PlaceSettings {
     pub recordings: Vec<String>,
 }
 
-impl PlaceSettings {
-    /// Judges the places.
-    pub fn check(&self) -> Result<(), SettingError> {
-        self.recordings.iter().try_for_each(|place| check_place(place))
-    }
-}
-
 /// How long recordings are waited for, and how long their URLs work.
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Recordings")]
@@ -395,21 +388,6 @@ fn http_url(flag: &str, text: &str) -> Result<Url, SettingError> {
         })
 }
 
-fn check_place(place: &str) -> Result<(), SettingError> {
-    if place.trim().is_empty() {
-        return Err(SettingError::new("--recordings must be a folder or s3://BUCKET[/PREFIX]"));
-    }
-    let Some((scheme, rest)) = place.split_once("://") else { return Ok(()) };
-    let bucket = rest.split('/').next().unwrap_or_default();
-    match scheme {
-        "s3" if !bucket.is_empty() => Ok(()),
-        "file" if rest.starts_with('/') => Ok(()),
-        _ => Err(SettingError::new(format!(
-            "--recordings must be a folder or s3://BUCKET[/PREFIX], not `{place}`"
-        ))),
-    }
-}
-
 fn parse_duration(text: &str) -> Result<Duration, String> {
     let duration = humantime::parse_duration(text)
         .map_err(|_| "expected a duration such as 90s, 30m or 6h".to_owned())?;
@@ -497,7 +475,6 @@ mod tests {
             all.store.check(),
             all.broker.check(),
             all.livekit.credentials().map(|_| ()),
-            all.places.check(),
             all.secrets.source(&all.store).map(|_| ()),
             all.address.public_url().map(|_| ()),
             all.access.check(),
@@ -544,9 +521,6 @@ mod tests {
             (vec!["--recording-deadline=soon"], "a duration such as 90s, 30m or 6h"),
             (vec!["--presign-lifetime=0s"], "a duration of zero makes no sense"),
             (vec!["--presign-lifetime=8d"], "at most 7 days"),
-            (vec!["--recordings=s3://"], "--recordings must be a folder or s3://BUCKET"),
-            (vec!["--recordings=gs://bucket"], "--recordings must be a folder or s3://BUCKET"),
-            (vec!["--recordings="], "--recordings must be a folder or s3://BUCKET"),
             (vec!["--listen=8080"], "an address and a port such as 127.0.0.1:8080"),
             (vec!["--public-url=api.example.com"], "--public-url must be an http:// or https://"),
             (vec!["--public-url=https://a/?b=c"], "neither a query nor a fragment"),
