@@ -6,14 +6,17 @@
 
 pub mod postgres;
 mod rows;
+mod shared;
 mod sql;
 pub mod sqlite;
+mod take;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use uuid::Uuid;
 
 use crate::event::{FailureCode, Rejection};
@@ -185,6 +188,10 @@ pub trait HandOff: Send + Sync {
 
     /// The transaction did not commit: the room is free again.
     fn cancel(&self, endpoint_id: Uuid);
+
+    /// Whether a transaction committed is not known, so deliveries may be held under the
+    /// present process id that nobody knows of: take a new id, and let others rescue them.
+    fn disown(&self);
 }
 
 /// Events to take together.
@@ -265,6 +272,13 @@ impl DeliveryState {
             Self::Exhausted => "exhausted",
             Self::Cancelled => "cancelled",
         }
+    }
+
+    /// The state with this name.
+    pub fn parse(name: &str) -> Option<Self> {
+        [Self::Pending, Self::Delivered, Self::Exhausted, Self::Cancelled]
+            .into_iter()
+            .find(|state| state.as_str() == name)
     }
 }
 
@@ -381,4 +395,54 @@ pub struct ApiKey {
     pub is_active: bool,
     /// When it was made.
     pub created_at: DateTime<Utc>,
+}
+
+impl AttemptResult {
+    /// When the attempt ended.
+    pub fn finished_at(&self) -> DateTime<Utc> {
+        self.started_at + TimeDelta::microseconds(self.duration_us)
+    }
+
+    /// The delivery ended without this attempt reaching anyone (its endpoint is gone).
+    pub fn was_not_sent(&self) -> bool {
+        self.next == Next::Cancelled && self.status.is_none()
+    }
+}
+
+impl Next {
+    /// The delivery's state, and when it is due again.
+    fn as_row(self) -> (DeliveryState, Option<DateTime<Utc>>) {
+        match self {
+            Self::Done => (DeliveryState::Delivered, None),
+            Self::RetryAt(at) => (DeliveryState::Pending, Some(at)),
+            Self::Exhausted => (DeliveryState::Exhausted, None),
+            Self::Cancelled => (DeliveryState::Cancelled, None),
+        }
+    }
+}
+
+/// How long a unit of work may take before its caller is told that the database is away.
+const DEADLINE: Duration = Duration::from_secs(10);
+
+/// Waits for a unit of work, but not for ever.
+async fn within<T>(work: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
+    match tokio::time::timeout(DEADLINE, work).await {
+        Ok(result) => result,
+        Err(_) => Err(StoreError::Transient(anyhow::anyhow!("no answer within {DEADLINE:?}"))),
+    }
+}
+
+/// What an error means that did not come from the database itself.
+fn failed_without_code(error: sqlx::Error) -> StoreError {
+    match error {
+        sqlx::Error::Io(_)
+        | sqlx::Error::Tls(_)
+        | sqlx::Error::Protocol(_)
+        | sqlx::Error::PoolTimedOut
+        | sqlx::Error::PoolClosed
+        | sqlx::Error::WorkerCrashed
+        | sqlx::Error::BeginFailed => StoreError::Transient(error.into()),
+        sqlx::Error::Encode(_) => StoreError::Rejected(error.into()),
+        _ => StoreError::Broken(error.into()),
+    }
 }

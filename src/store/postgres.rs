@@ -1,1 +1,556 @@
-//! PostgreSQL.
+//! Everything in PostgreSQL, for as many processes as wanted.
+//!
+//! Batches are bound as arrays and unnested: one statement a table, however many rows. Rows that
+//! two workers may both want are locked in the order of their ids; a deadlock that happens all
+//! the same is transient trouble, and the batch is taken again.
+
+use std::collections::HashSet;
+use std::str::FromStr;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use chrono::{DateTime, Utc};
+use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
+use sqlx::{Postgres as Db, query, query_as, query_scalar};
+use uuid::Uuid;
+
+use super::rows::{
+    ApiKeyRow, DeliveryRow, EgressRow, EndpointRow, FailureRow, OwedRow, RawFailureRow, SessionRow,
+    delivery_state, event_type_list, read_all,
+};
+use super::sql::{egress_columns, egress_upsert, session_columns, session_upsert};
+use super::take::{DeliveryToKeep, EgressKeys, FailureToKeep, SessionKeys, Transaction};
+use super::{
+    ApiKey, AttemptResult, Batch, Delivery, DeliveryState, Endpoint, Failure, FailureFilter, Next,
+    Owed, Store, StoreError, Taken, Terms, Unjoined, sql, take, within,
+};
+use crate::event::FailureCode;
+use crate::finalize::{JoinedBy, JoinedEgress, NewMessage, Session};
+use crate::webhook::MessageId;
+
+pub(super) static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("migrations/postgres");
+
+const SESSIONS_BY_KEYS: &str = concat!(
+    "SELECT ",
+    session_columns!(),
+    " FROM sessions WHERE session_id IN (
+        SELECT unnest($1::uuid[])
+        UNION SELECT session_id FROM sessions WHERE recording_egress_id = ANY($2)
+        UNION SELECT session_id FROM sessions
+            JOIN unnest($3::text[], $5::timestamptz[], $6::timestamptz[])
+                AS room (id, starts, ends) ON room_id = room.id
+            WHERE started_at <= room.ends AND (ended_at IS NULL OR ended_at >= room.starts)
+        UNION SELECT session_id FROM sessions
+            JOIN unnest($4::text[], $5::timestamptz[], $6::timestamptz[])
+                AS room (name, starts, ends) ON room_name = room.name
+            WHERE started_at <= room.ends AND (ended_at IS NULL OR ended_at >= room.starts))
+    ORDER BY session_id
+    FOR UPDATE"
+);
+
+const SESSIONS_BY_ID: &str = concat!(
+    "SELECT ",
+    session_columns!(),
+    " FROM sessions WHERE session_id = ANY($1) ORDER BY session_id FOR UPDATE"
+);
+
+const EGRESSES_BY_KEYS: &str = concat!(
+    "SELECT ",
+    egress_columns!(),
+    " FROM egresses WHERE egress_id IN (
+        SELECT unnest($1::text[])
+        UNION SELECT egress_id FROM egresses WHERE session_id = ANY($2)
+        UNION SELECT egress_id FROM egresses WHERE named_session_id = ANY($2)
+        UNION SELECT egress_id FROM egresses WHERE session_id IS NULL AND room_id = ANY($3)
+        UNION SELECT egress_id FROM egresses WHERE session_id IS NULL AND room_name = ANY($4))
+    ORDER BY egress_id
+    FOR UPDATE"
+);
+
+const UNJOINED_EGRESSES: &str = concat!(
+    "SELECT ",
+    egress_columns!(),
+    " FROM egresses WHERE session_id IS NULL AND egress_id IN (
+        SELECT unnest($1::text[])
+        UNION SELECT egress_id FROM egresses WHERE named_session_id = ANY($2)
+        UNION SELECT recording_egress_id FROM sessions WHERE session_id = ANY($2)
+        UNION SELECT egress_id FROM egresses
+            WHERE session_id IS NULL AND room_id IN (
+                SELECT room_id FROM sessions WHERE session_id = ANY($2))
+        UNION SELECT egress_id FROM egresses
+            WHERE session_id IS NULL AND room_name IN (
+                SELECT room_name FROM sessions WHERE session_id = ANY($2))
+        UNION SELECT egress_id FROM egresses WHERE session_id IS NULL AND $3)
+    ORDER BY egress_id
+    LIMIT 1000"
+);
+
+const ENDPOINTS_OF: &str = "SELECT endpoint_id, owner, tenant_id, character_slug, event_types,
+        payload, url, sealed_secret, disabled_at, disabled_because, created_at
+    FROM endpoints
+    WHERE owner IS NULL OR owner = ANY($1)
+    ORDER BY created_at, endpoint_id";
+
+const PUT_SESSIONS: &str = concat!(
+    "INSERT INTO sessions (",
+    session_columns!(),
+    ") SELECT * FROM unnest($1::uuid[], $2::int8[], $3::text[], $4::text[], $5::int8[],
+        $6::int8[], $7::text[], $8::text[], $9::text[], $10::text[], $11::timestamptz[],
+        $12::timestamptz[], $13::text[], $14::int8[], $15::int4[], $16::int4[], $17::int8[],
+        $18::int8[], $19::text[], $20::text[], $21::int8[], $22::text[], $23::int8[],
+        $24::text[], $25::int8[], $26::text[], $27::text[], $28::text[], $29::bool[],
+        $30::text[], $31::text[], $32::bool[], $33::bool[], $34::text[], $35::text[],
+        $36::int8[], $37::timestamptz[], $38::int4[], $39::int4[], $40::bytea[], $41::bytea[])",
+    session_upsert!()
+);
+
+const PUT_EGRESSES: &str = concat!(
+    "INSERT INTO egresses (",
+    egress_columns!(),
+    ") SELECT *, $8 FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::uuid[],
+        $6::uuid[], $7::int2[])",
+    egress_upsert!()
+);
+
+const PUT_MESSAGES: &str = "INSERT INTO messages
+        (message_id, type, session_id, egress_id, thin, full_body, created_at)
+    SELECT *, $7 FROM unnest($1::bytea[], $2::text[], $3::uuid[], $4::text[], $5::bytea[],
+        $6::bytea[])
+    ON CONFLICT DO NOTHING
+    RETURNING message_id";
+
+const PUT_DELIVERIES: &str = "INSERT INTO deliveries
+        (delivery_id, message_id, endpoint_id, payload, state, cause, process_id, finished_at,
+         is_retry, attempts, next_attempt_at, created_at)
+    SELECT *, FALSE, 0, $9::timestamptz, $9::timestamptz
+    FROM unnest($1::uuid[], $2::bytea[], $3::uuid[], $4::text[], $5::text[], $6::text[],
+        $7::uuid[], $8::timestamptz[])";
+
+const CLAIM: &str = "WITH due AS (
+        SELECT delivery_id FROM unnest($2::uuid[], $3::int8[]) AS slot (endpoint_id, free)
+        CROSS JOIN LATERAL (
+            SELECT delivery_id FROM deliveries
+            WHERE state = 'pending' AND process_id IS NULL
+              AND deliveries.endpoint_id = slot.endpoint_id
+              AND is_retry = $4 AND next_attempt_at <= $5
+            ORDER BY next_attempt_at LIMIT slot.free
+            FOR UPDATE SKIP LOCKED) AS found),
+    claimed AS (
+        UPDATE deliveries SET process_id = $1
+        FROM due WHERE deliveries.delivery_id = due.delivery_id
+        RETURNING deliveries.delivery_id, message_id, endpoint_id, attempts, payload)
+    SELECT delivery_id, claimed.message_id, endpoint_id, attempts, type,
+        CASE payload WHEN 'full' THEN full_body ELSE thin END AS body
+    FROM claimed JOIN messages ON messages.message_id = claimed.message_id";
+
+const RELEASE: &str = "UPDATE deliveries SET process_id = NULL
+    WHERE process_id = $1 AND state = 'pending' AND delivery_id = ANY($2)";
+
+const RECORD: &str = "WITH result AS (
+        SELECT * FROM unnest($2::uuid[], $3::text[], $4::text[], $5::timestamptz[],
+            $6::timestamptz[], $7::int4[], $8::timestamptz[], $9::int8[], $10::int4[],
+            $11::text[], $12::text[], $13::bytea[], $14::text[], $15::bool[], $16::bool[])
+        AS result (delivery_id, state, cause, next_attempt_at, finished_at, number, started_at,
+            duration_us, status, error, response_head, response_body, address,
+            is_connection_reused, was_sent)),
+    changed AS (
+        UPDATE deliveries
+        SET state = result.state, cause = result.cause, process_id = NULL, is_retry = TRUE,
+            attempts = result.number,
+            next_attempt_at = COALESCE(result.next_attempt_at, deliveries.next_attempt_at),
+            finished_at = result.finished_at
+        FROM result
+        WHERE deliveries.delivery_id = result.delivery_id
+          AND deliveries.process_id = $1 AND deliveries.state = 'pending'
+        RETURNING deliveries.delivery_id),
+    kept AS (
+        INSERT INTO attempts (delivery_id, number, started_at, duration_us, status, error,
+            response_head, response_body, address, is_connection_reused)
+        SELECT delivery_id, number, started_at, duration_us, status, error, response_head,
+            response_body, address, is_connection_reused
+        FROM result JOIN changed USING (delivery_id)
+        WHERE was_sent
+        ON CONFLICT DO NOTHING)
+    SELECT delivery_id FROM changed";
+
+/// Binds one array for each column of a batch.
+macro_rules! bind_columns {
+    ($query:expr, $rows:expr, $($column:expr),+ $(,)?) => {
+        $query$(.bind($rows.iter().map($column).collect::<Vec<_>>()))+
+    };
+}
+
+/// The store in a PostgreSQL database.
+#[derive(Debug)]
+pub struct Postgres {
+    writer: PgPool,
+    readers: PgPool,
+    installation: Uuid,
+}
+
+/// Connects, and makes sure that what is committed here stays committed.
+async fn connect(url: &str) -> Result<PgPool, StoreError> {
+    let options = PgConnectOptions::from_str(url)
+        .map_err(|error| StoreError::Broken(error.into()))?
+        .application_name("finalizer")
+        .options([("synchronous_commit", "on"), ("statement_timeout", "10000")]);
+    let pool = PgPoolOptions::new()
+        .max_connections(12)
+        .acquire_timeout(Duration::from_secs(5))
+        .connect_with(options)
+        .await
+        .map_err(failed)?;
+    let is_standby: bool =
+        query_scalar("SELECT pg_is_in_recovery()").fetch_one(&pool).await.map_err(failed)?;
+    if is_standby {
+        return Err(StoreError::Broken(anyhow::anyhow!(
+            "this PostgreSQL is a read-only standby; give the address of the primary"
+        )));
+    }
+    Ok(pool)
+}
+
+impl Postgres {
+    /// Opens a database that is up to date.
+    pub async fn open(url: &str) -> Result<Self, StoreError> {
+        let pool = connect(url).await?;
+        require_migrated(&pool).await?;
+        let installation =
+            query_scalar(sql::INSTALLATION).fetch_one(&pool).await.map_err(failed)?;
+        Ok(Self { writer: pool.clone(), readers: pool, installation })
+    }
+
+    /// Brings a database up to date.
+    pub async fn migrate(url: &str) -> Result<(), StoreError> {
+        let pool = connect(url).await?;
+        MIGRATIONS.run(&pool).await.map_err(|error| StoreError::Broken(error.into()))
+    }
+
+    async fn begin(&self) -> Result<sqlx::Transaction<'static, Db>, StoreError> {
+        self.writer.begin().await.map_err(failed)
+    }
+
+    async fn take_batch(&self, batch: Batch<'_>) -> Result<Taken, StoreError> {
+        let begin = || async {
+            Ok(Box::new(Writing(self.begin().await?)) as Box<dyn Transaction + 'static>)
+        };
+        take::take(begin, self.installation, batch).await
+    }
+
+    async fn ask_time(&self) -> Result<DateTime<Utc>, StoreError> {
+        query_scalar("SELECT clock_timestamp()").fetch_one(&self.readers).await.map_err(failed)
+    }
+
+    async fn unjoined(&self, which: &Unjoined) -> Result<Vec<JoinedEgress>, StoreError> {
+        let rows: Vec<EgressRow> = query_as(UNJOINED_EGRESSES)
+            .bind(&which.egresses)
+            .bind(&which.sessions)
+            .bind(which.is_everything)
+            .fetch_all(&self.readers)
+            .await
+            .map_err(failed)?;
+        read_all(rows)
+    }
+
+    async fn claim_due(
+        &self,
+        process: Uuid,
+        now: DateTime<Utc>,
+        slots: &[(Uuid, u32)],
+    ) -> Result<Vec<Owed>, StoreError> {
+        let mut rows: Vec<OwedRow> = Vec::new();
+        let mut free: Vec<(Uuid, i64)> =
+            slots.iter().map(|(endpoint_id, free)| (*endpoint_id, i64::from(*free))).collect();
+        for is_retry in [false, true] {
+            let claimed: Vec<OwedRow> = query_as(CLAIM)
+                .bind(process)
+                .bind(free.iter().map(|(endpoint_id, _)| *endpoint_id).collect::<Vec<_>>())
+                .bind(free.iter().map(|(_, free)| *free).collect::<Vec<_>>())
+                .bind(is_retry)
+                .bind(now)
+                .fetch_all(&self.writer)
+                .await
+                .map_err(failed)?;
+            for row in &claimed {
+                if let Some(slot) = free.iter_mut().find(|(id, _)| *id == row.endpoint_id()) {
+                    slot.1 -= 1;
+                }
+            }
+            rows.extend(claimed);
+        }
+        read_all(rows)
+    }
+
+    async fn give_back(&self, process: Uuid, deliveries: &[Uuid]) -> Result<(), StoreError> {
+        query(RELEASE)
+            .bind(process)
+            .bind(deliveries)
+            .execute(&self.writer)
+            .await
+            .map_err(failed)?;
+        Ok(())
+    }
+
+    async fn record_all(
+        &self,
+        process: Uuid,
+        attempts: &[AttemptResult],
+    ) -> Result<Vec<Uuid>, StoreError> {
+        let of = |attempt: &AttemptResult| attempt.next.as_row();
+        let is_final = |attempt: &AttemptResult| of(attempt).0 != DeliveryState::Pending;
+        let cancelled = |attempt: &AttemptResult| attempt.next == Next::Cancelled;
+        let query = query_scalar(RECORD).bind(process);
+        bind_columns!(
+            query,
+            attempts,
+            |attempt| attempt.delivery_id,
+            |attempt| of(attempt).0.as_str(),
+            |attempt| cancelled(attempt).then_some("endpoint_disabled"),
+            |attempt| of(attempt).1,
+            |attempt| is_final(attempt).then(|| attempt.finished_at()),
+            |attempt| i32::try_from(attempt.number).unwrap_or(i32::MAX),
+            |attempt| attempt.started_at,
+            |attempt| attempt.duration_us,
+            |attempt| attempt.status.map(i32::from),
+            |attempt| attempt.error.as_deref(),
+            |attempt| attempt.response_head.as_deref(),
+            |attempt| &attempt.response_body[..],
+            |attempt| attempt.address.as_deref(),
+            |attempt| attempt.is_connection_reused,
+            |attempt| !attempt.was_not_sent(),
+        )
+        .fetch_all(&self.writer)
+        .await
+        .map_err(failed)
+    }
+}
+
+/// Refuses a database that this release's migrations have not all been run on.
+async fn require_migrated(pool: &PgPool) -> Result<(), StoreError> {
+    let newest = MIGRATIONS.iter().map(|migration| migration.version).max().unwrap_or(0);
+    let applied: Result<Option<i64>, _> =
+        query_scalar("SELECT MAX(version) FROM _sqlx_migrations WHERE success")
+            .fetch_one(pool)
+            .await;
+    match applied {
+        Ok(Some(version)) if version >= newest => Ok(()),
+        Ok(_) => Err(unmigrated()),
+        // 42P01: the table that records migrations does not exist.
+        Err(error) if code_of(&error).as_deref() == Some("42P01") => Err(unmigrated()),
+        Err(error) => Err(failed(error)),
+    }
+}
+
+fn unmigrated() -> StoreError {
+    StoreError::Broken(anyhow::anyhow!(
+        "the PostgreSQL database is not up to date; run `finalizer migrate`"
+    ))
+}
+
+fn code_of(error: &sqlx::Error) -> Option<String> {
+    error.as_database_error().and_then(|error| error.code()).map(|code| code.into_owned())
+}
+
+/// What a database error means for whoever asked: by SQLSTATE class,
+/// <https://www.postgresql.org/docs/current/errcodes-appendix.html>.
+pub(super) fn failed(error: sqlx::Error) -> StoreError {
+    let Some(code) = code_of(&error) else { return super::failed_without_code(error) };
+    match code.get(..2).unwrap_or_default() {
+        // Data exceptions, broken constraints, values too large for an index or a row.
+        "22" | "23" | "54" => StoreError::Rejected(error.into()),
+        // Connection, transaction rollback (deadlock), resources, locks, operator intervention
+        // (shutdown, time-out), system errors; a standby that was a primary a moment ago.
+        "08" | "40" | "53" | "55" | "57" | "58" => StoreError::Transient(error.into()),
+        _ if code == "25006" => StoreError::Transient(error.into()),
+        _ => StoreError::Broken(error.into()),
+    }
+}
+
+struct Writing(sqlx::Transaction<'static, Db>);
+
+#[async_trait]
+impl Transaction for Writing {
+    async fn sessions(&mut self, keys: &SessionKeys) -> Result<Vec<Session>, StoreError> {
+        let ids: Vec<Uuid> = keys.ids.iter().copied().collect();
+        let rows: Vec<SessionRow> = if keys.egress_ids.is_empty() && keys.rooms.is_empty() {
+            query_as(SESSIONS_BY_ID).bind(ids).fetch_all(&mut *self.0).await.map_err(failed)?
+        } else {
+            let egress_ids: Vec<&str> = keys.egress_ids.iter().map(String::as_str).collect();
+            let query = query_as(SESSIONS_BY_KEYS).bind(ids).bind(egress_ids);
+            bind_columns!(
+                query,
+                keys.rooms,
+                |room| room.room_id.as_deref(),
+                |room| room.room_name.as_deref(),
+                |room| room.from,
+                |room| room.to,
+            )
+            .fetch_all(&mut *self.0)
+            .await
+            .map_err(failed)?
+        };
+        read_all(rows)
+    }
+
+    async fn egresses(&mut self, keys: &EgressKeys) -> Result<Vec<JoinedEgress>, StoreError> {
+        let rows: Vec<EgressRow> = query_as(EGRESSES_BY_KEYS)
+            .bind(keys.ids.iter().map(String::as_str).collect::<Vec<_>>())
+            .bind(keys.sessions.iter().copied().collect::<Vec<_>>())
+            .bind(keys.room_ids.iter().map(String::as_str).collect::<Vec<_>>())
+            .bind(keys.room_names.iter().map(String::as_str).collect::<Vec<_>>())
+            .fetch_all(&mut *self.0)
+            .await
+            .map_err(failed)?;
+        read_all(rows)
+    }
+
+    async fn endpoints(&mut self, owners: &[i64]) -> Result<Vec<Endpoint>, StoreError> {
+        let rows: Vec<EndpointRow> =
+            query_as(ENDPOINTS_OF).bind(owners).fetch_all(&mut *self.0).await.map_err(failed)?;
+        read_all(rows)
+    }
+
+    async fn numbers(&mut self, count: usize) -> Result<Vec<i64>, StoreError> {
+        query_scalar("SELECT nextval('session_numbers') FROM generate_series(1, $1)")
+            .bind(i64::try_from(count).unwrap_or(i64::MAX))
+            .fetch_all(&mut *self.0)
+            .await
+            .map_err(failed)
+    }
+
+    async fn put_sessions(&mut self, sessions: &[Session]) -> Result<u64, StoreError> {
+        let query = query(PUT_SESSIONS);
+        let put = bind_columns!(
+            query,
+            sessions,
+            |session| session.session_id,
+            |session| session.id,
+            |session| session.tenant_id.as_str(),
+            |session| session.character_slug.as_str(),
+            |session| session.character_owner,
+            |session| session.user,
+            |session| session.room_id.as_deref(),
+            |session| session.room_name.as_deref(),
+            |session| session.origin_url.as_deref(),
+            |session| session.metadata.as_str(),
+            |session| session.started_at,
+            |session| session.ended_at,
+            |session| session.close_reason.as_deref(),
+            |session| session.duration_ms,
+            |session| session.turn_count,
+            |session| session.interruption_count,
+            |session| session.llm_input_tokens,
+            |session| session.llm_output_tokens,
+            |session| session.llm_model.as_deref(),
+            |session| session.llm_provider.as_deref(),
+            |session| session.stt_audio_ms,
+            |session| session.stt_provider.as_deref(),
+            |session| session.tts_characters,
+            |session| session.tts_provider.as_deref(),
+            |session| session.cost_micros,
+            |session| session.cost_breakdown.as_str(),
+            |session| session.usage.as_str(),
+            |session| session.transcript.as_str(),
+            |session| session.recording_expected,
+            |session| session.recording_egress_id.as_deref(),
+            |session| session.recording_worker_url.as_deref(),
+            |session| session.is_recording_found,
+            |session| session.is_recording_given_up,
+            |session| session.recording.status.as_str(),
+            |session| session.recording.url.as_deref(),
+            |session| session.recording.offset_ms,
+            |session| session.finalized_at,
+            |session| session.revision,
+            |session| session.version,
+            |session| &session.digest[..],
+            |session| session.superseded.concat(),
+        )
+        .execute(&mut *self.0)
+        .await
+        .map_err(failed)?;
+        Ok(put.rows_affected())
+    }
+
+    async fn put_egresses(
+        &mut self,
+        egresses: &[JoinedEgress],
+        now: DateTime<Utc>,
+    ) -> Result<(), StoreError> {
+        let query = query(PUT_EGRESSES);
+        bind_columns!(
+            query,
+            egresses,
+            |row| row.egress.egress_id.as_str(),
+            |row| serde_json::to_string(&row.egress).expect("a report is JSON"),
+            |row| row.egress.room_id.as_deref(),
+            |row| row.egress.room_name.as_deref(),
+            |row| row.named_session_id,
+            |row| row.session_id,
+            |row| row.joined_by.map(JoinedBy::as_number),
+        )
+        .bind(now)
+        .execute(&mut *self.0)
+        .await
+        .map_err(failed)?;
+        Ok(())
+    }
+
+    async fn put_messages(
+        &mut self,
+        messages: &[NewMessage],
+        now: DateTime<Utc>,
+    ) -> Result<HashSet<MessageId>, StoreError> {
+        let query = query_scalar(PUT_MESSAGES);
+        let new: Vec<Vec<u8>> = bind_columns!(
+            query,
+            messages,
+            |message| &message.message_id.0[..],
+            |message| message.event_type.as_str(),
+            |message| message.session_id,
+            |message| message.egress_id.as_deref(),
+            |message| message.thin.as_deref(),
+            |message| message.full.as_deref(),
+        )
+        .bind(now)
+        .fetch_all(&mut *self.0)
+        .await
+        .map_err(failed)?;
+        Ok(new.into_iter().filter_map(|id| id.try_into().ok().map(MessageId)).collect())
+    }
+
+    async fn put_deliveries(
+        &mut self,
+        deliveries: &[DeliveryToKeep],
+        now: DateTime<Utc>,
+    ) -> Result<(), StoreError> {
+        let query = query(PUT_DELIVERIES);
+        bind_columns!(
+            query,
+            deliveries,
+            |delivery| delivery.delivery_id,
+            |delivery| &delivery.message_id.0[..],
+            |delivery| delivery.endpoint_id,
+            |delivery| delivery.payload.as_str(),
+            |delivery| delivery.state().as_str(),
+            |delivery| delivery.is_cancelled.then_some("endpoint_disabled"),
+            |delivery| delivery.process_id,
+            |delivery| delivery.is_cancelled.then_some(now),
+        )
+        .bind(now)
+        .execute(&mut *self.0)
+        .await
+        .map_err(failed)?;
+        Ok(())
+    }
+
+    async fn put_failure(&mut self, failure: &FailureToKeep<'_>) -> Result<Uuid, StoreError> {
+        take::put_failure_query!(failure).fetch_one(&mut *self.0).await.map_err(failed)
+    }
+
+    async fn commit(self: Box<Self>) -> Result<(), StoreError> {
+        self.0.commit().await.map_err(failed)
+    }
+}
+
+super::shared::impl_store!(Postgres);

@@ -1,1 +1,352 @@
-//! x
+//! Rows as both databases give them, and what they mean.
+
+use bytes::Bytes;
+use chrono::{DateTime, Utc};
+use sqlx::FromRow;
+use uuid::Uuid;
+
+use super::{ApiKey, Delivery, DeliveryState, Endpoint, Failure, Owed, StoreError};
+use crate::event::{Digest, Egress, FailureCode, Rejection};
+use crate::finalize::{JoinedBy, JoinedEgress, RecordingState, RecordingStatus, Session};
+use crate::webhook::{EventType, MessageId, PayloadKind};
+
+/// A stored value that this release cannot read: a defect, or a newer release's writing.
+pub(super) fn unreadable(what: &str, value: &str) -> StoreError {
+    StoreError::Broken(anyhow::anyhow!("the database holds an unreadable {what}: {value:?}"))
+}
+
+#[derive(FromRow)]
+pub(super) struct SessionRow {
+    session_id: Uuid,
+    id: i64,
+    tenant_id: String,
+    character_slug: String,
+    character_owner: i64,
+    user: Option<i64>,
+    room_id: Option<String>,
+    room_name: Option<String>,
+    origin_url: Option<String>,
+    metadata: String,
+    started_at: DateTime<Utc>,
+    ended_at: Option<DateTime<Utc>>,
+    close_reason: Option<String>,
+    duration_ms: i64,
+    turn_count: i32,
+    interruption_count: i32,
+    llm_input_tokens: i64,
+    llm_output_tokens: i64,
+    llm_model: Option<String>,
+    llm_provider: Option<String>,
+    stt_audio_ms: i64,
+    stt_provider: Option<String>,
+    tts_characters: i64,
+    tts_provider: Option<String>,
+    cost_micros: i64,
+    cost_breakdown: String,
+    usage: String,
+    transcript: String,
+    recording_expected: bool,
+    recording_egress_id: Option<String>,
+    recording_worker_url: Option<String>,
+    is_recording_found: bool,
+    is_recording_given_up: bool,
+    recording_status: String,
+    recording_url: Option<String>,
+    recording_offset_ms: Option<i64>,
+    finalized_at: Option<DateTime<Utc>>,
+    revision: i32,
+    version: i32,
+    digest: Vec<u8>,
+    superseded: Vec<u8>,
+}
+
+impl TryFrom<SessionRow> for Session {
+    type Error = StoreError;
+
+    fn try_from(row: SessionRow) -> Result<Self, StoreError> {
+        Ok(Self {
+            session_id: row.session_id,
+            id: row.id,
+            tenant_id: row.tenant_id,
+            character_slug: row.character_slug,
+            character_owner: row.character_owner,
+            user: row.user,
+            room_id: row.room_id,
+            room_name: row.room_name,
+            origin_url: row.origin_url,
+            metadata: row.metadata,
+            started_at: row.started_at,
+            ended_at: row.ended_at,
+            close_reason: row.close_reason,
+            duration_ms: row.duration_ms,
+            turn_count: row.turn_count,
+            interruption_count: row.interruption_count,
+            llm_input_tokens: row.llm_input_tokens,
+            llm_output_tokens: row.llm_output_tokens,
+            llm_model: row.llm_model,
+            llm_provider: row.llm_provider,
+            stt_audio_ms: row.stt_audio_ms,
+            stt_provider: row.stt_provider,
+            tts_characters: row.tts_characters,
+            tts_provider: row.tts_provider,
+            cost_micros: row.cost_micros,
+            cost_breakdown: row.cost_breakdown,
+            usage: row.usage,
+            transcript: row.transcript,
+            recording_expected: row.recording_expected,
+            recording_egress_id: row.recording_egress_id,
+            recording_worker_url: row.recording_worker_url,
+            is_recording_found: row.is_recording_found,
+            is_recording_given_up: row.is_recording_given_up,
+            recording: RecordingState {
+                status: recording_status(&row.recording_status)?,
+                url: row.recording_url,
+                offset_ms: row.recording_offset_ms,
+            },
+            finalized_at: row.finalized_at,
+            revision: row.revision,
+            version: row.version,
+            digest: digest(&row.digest)?,
+            superseded: row.superseded.chunks(32).map(digest).collect::<Result<_, _>>()?,
+        })
+    }
+}
+
+fn digest(bytes: &[u8]) -> Result<Digest, StoreError> {
+    bytes.try_into().map_err(|_| unreadable("digest", &hex::encode(bytes)))
+}
+
+fn recording_status(text: &str) -> Result<RecordingStatus, StoreError> {
+    RecordingStatus::parse(text).ok_or_else(|| unreadable("recording status", text))
+}
+
+fn event_type(text: &str) -> Result<EventType, StoreError> {
+    EventType::parse(text).ok_or_else(|| unreadable("message type", text))
+}
+
+fn message_id(bytes: &[u8]) -> Result<MessageId, StoreError> {
+    let id = bytes.try_into().map_err(|_| unreadable("message id", &hex::encode(bytes)))?;
+    Ok(MessageId(id))
+}
+
+fn count(number: i32) -> u32 {
+    u32::try_from(number).unwrap_or(0)
+}
+
+#[derive(FromRow)]
+pub(super) struct EgressRow {
+    report: String,
+    named_session_id: Option<Uuid>,
+    session_id: Option<Uuid>,
+    joined_by: Option<i16>,
+}
+
+impl TryFrom<EgressRow> for JoinedEgress {
+    type Error = StoreError;
+
+    fn try_from(row: EgressRow) -> Result<Self, StoreError> {
+        let egress: Egress = serde_json::from_str(&row.report)
+            .map_err(|_| unreadable("recording report", &row.report))?;
+        Ok(Self {
+            egress,
+            named_session_id: row.named_session_id,
+            session_id: row.session_id,
+            joined_by: row.joined_by.and_then(JoinedBy::from_number),
+        })
+    }
+}
+
+#[derive(FromRow)]
+pub(super) struct EndpointRow {
+    endpoint_id: Uuid,
+    owner: Option<i64>,
+    tenant_id: Option<String>,
+    character_slug: Option<String>,
+    event_types: String,
+    payload: String,
+    url: String,
+    sealed_secret: Vec<u8>,
+    disabled_at: Option<DateTime<Utc>>,
+    disabled_because: Option<String>,
+    created_at: DateTime<Utc>,
+}
+
+impl TryFrom<EndpointRow> for Endpoint {
+    type Error = StoreError;
+
+    fn try_from(row: EndpointRow) -> Result<Self, StoreError> {
+        let names = row.event_types.split(',').filter(|name| !name.is_empty());
+        Ok(Self {
+            endpoint_id: row.endpoint_id,
+            owner: row.owner,
+            tenant_id: row.tenant_id,
+            character_slug: row.character_slug,
+            event_types: names.map(event_type).collect::<Result<_, _>>()?,
+            payload: PayloadKind::parse(&row.payload)
+                .ok_or_else(|| unreadable("payload kind", &row.payload))?,
+            url: row.url,
+            sealed_secret: row.sealed_secret,
+            disabled: row.disabled_at.map(|at| (at, row.disabled_because.unwrap_or_default())),
+            created_at: row.created_at,
+        })
+    }
+}
+
+/// An endpoint's event types as one column.
+pub(super) fn event_type_list(types: &[EventType]) -> String {
+    types.iter().map(|event_type| event_type.as_str()).collect::<Vec<_>>().join(",")
+}
+
+#[derive(FromRow)]
+pub(super) struct OwedRow {
+    delivery_id: Uuid,
+    message_id: Vec<u8>,
+    endpoint_id: Uuid,
+    #[sqlx(rename = "type")]
+    event_type: String,
+    body: Vec<u8>,
+    attempts: i32,
+}
+
+impl OwedRow {
+    pub(super) fn endpoint_id(&self) -> Uuid {
+        self.endpoint_id
+    }
+}
+
+impl TryFrom<OwedRow> for Owed {
+    type Error = StoreError;
+
+    fn try_from(row: OwedRow) -> Result<Self, StoreError> {
+        Ok(Self {
+            delivery_id: row.delivery_id,
+            message_id: message_id(&row.message_id)?,
+            endpoint_id: row.endpoint_id,
+            event_type: event_type(&row.event_type)?,
+            body: Bytes::from(row.body),
+            attempts: count(row.attempts),
+        })
+    }
+}
+
+#[derive(FromRow)]
+pub(super) struct DeliveryRow {
+    delivery_id: Uuid,
+    message_id: Vec<u8>,
+    #[sqlx(rename = "type")]
+    event_type: String,
+    endpoint_id: Uuid,
+    state: String,
+    attempts: i32,
+    next_attempt_at: Option<DateTime<Utc>>,
+    created_at: DateTime<Utc>,
+    finished_at: Option<DateTime<Utc>>,
+}
+
+impl TryFrom<DeliveryRow> for Delivery {
+    type Error = StoreError;
+
+    fn try_from(row: DeliveryRow) -> Result<Self, StoreError> {
+        Ok(Self {
+            delivery_id: row.delivery_id,
+            message_id: message_id(&row.message_id)?,
+            event_type: event_type(&row.event_type)?,
+            endpoint_id: row.endpoint_id,
+            state: delivery_state(&row.state)?,
+            attempts: count(row.attempts),
+            next_attempt_at: row.next_attempt_at,
+            created_at: row.created_at,
+            finished_at: row.finished_at,
+        })
+    }
+}
+
+/// The state with this name.
+pub(super) fn delivery_state(text: &str) -> Result<DeliveryState, StoreError> {
+    DeliveryState::parse(text).ok_or_else(|| unreadable("delivery state", text))
+}
+
+#[derive(FromRow)]
+pub(super) struct FailureRow {
+    failure_id: Uuid,
+    code: String,
+    pointer: Option<String>,
+    message: String,
+    session_id: Option<Uuid>,
+    event_id: Option<String>,
+    event_type: Option<String>,
+    source: String,
+    size_bytes: i64,
+    seen: i32,
+    first_seen_at: DateTime<Utc>,
+    last_seen_at: DateTime<Utc>,
+}
+
+/// A failure with its raw bytes.
+#[derive(FromRow)]
+pub(super) struct RawFailureRow {
+    #[sqlx(flatten)]
+    pub(super) failure: FailureRow,
+    pub(super) raw: Vec<u8>,
+}
+
+impl TryFrom<FailureRow> for Failure {
+    type Error = StoreError;
+
+    fn try_from(row: FailureRow) -> Result<Self, StoreError> {
+        Ok(Self {
+            failure_id: row.failure_id,
+            rejection: Rejection {
+                code: FailureCode::parse(&row.code)
+                    .ok_or_else(|| unreadable("failure code", &row.code))?,
+                pointer: row.pointer,
+                message: row.message,
+                session_id: row.session_id,
+                event_id: row.event_id,
+                event_type: row.event_type,
+            },
+            source: row.source,
+            size_bytes: row.size_bytes,
+            seen: row.seen,
+            first_seen_at: row.first_seen_at,
+            last_seen_at: row.last_seen_at,
+        })
+    }
+}
+
+#[derive(FromRow)]
+pub(super) struct ApiKeyRow {
+    key_id: Uuid,
+    hash: Vec<u8>,
+    preview: String,
+    name: String,
+    user: i64,
+    is_staff: bool,
+    is_active: bool,
+    created_at: DateTime<Utc>,
+}
+
+impl TryFrom<ApiKeyRow> for ApiKey {
+    type Error = StoreError;
+
+    fn try_from(row: ApiKeyRow) -> Result<Self, StoreError> {
+        Ok(Self {
+            key_id: row.key_id,
+            hash: digest(&row.hash)?,
+            preview: row.preview,
+            name: row.name,
+            user: row.user,
+            is_staff: row.is_staff,
+            is_active: row.is_active,
+            created_at: row.created_at,
+        })
+    }
+}
+
+/// Reads rows of one kind.
+pub(super) fn read_all<R, T>(rows: Vec<R>) -> Result<Vec<T>, StoreError>
+where
+    T: TryFrom<R, Error = StoreError>,
+{
+    rows.into_iter().map(T::try_from).collect()
+}

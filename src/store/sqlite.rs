@@ -1,1 +1,522 @@
-//! SQLite.
+//! Everything in one SQLite file: nothing to install, one machine.
+//!
+//! One connection writes, several read (WAL). A write waits at most `busy_timeout` for another
+//! process; every one is `BEGIN IMMEDIATE`, because a deferred transaction that reads and then
+//! writes fails at once when somebody else wrote in between. `synchronous=FULL`: what was
+//! committed survives a power cut.
+
+use std::collections::HashSet;
+use std::path::Path;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use chrono::{DateTime, Utc};
+use sqlx::sqlite::{
+    SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous,
+};
+use sqlx::{Sqlite as Db, query, query_as, query_scalar};
+use uuid::Uuid;
+
+use super::rows::{
+    ApiKeyRow, DeliveryRow, EgressRow, EndpointRow, FailureRow, OwedRow, RawFailureRow, SessionRow,
+    delivery_state, event_type_list, read_all,
+};
+use super::sql::{egress_columns, egress_upsert, session_columns, session_upsert};
+use super::take::{DeliveryToKeep, EgressKeys, FailureToKeep, SessionKeys, Transaction};
+use super::{
+    ApiKey, AttemptResult, Batch, Delivery, DeliveryState, Endpoint, Failure, FailureFilter, Next,
+    Owed, Store, StoreError, Taken, Terms, Unjoined, sql, take, within,
+};
+use crate::event::FailureCode;
+use crate::finalize::{JoinedBy, JoinedEgress, NewMessage, Session};
+use crate::webhook::MessageId;
+
+pub(super) static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("migrations/sqlite");
+
+const SESSIONS_BY_KEYS: &str = concat!(
+    "SELECT ",
+    session_columns!(),
+    " FROM sessions WHERE session_id IN (
+        SELECT unhex(value) FROM json_each($1)
+        UNION SELECT session_id FROM sessions
+            WHERE recording_egress_id IN (SELECT value FROM json_each($2)))
+    ORDER BY session_id"
+);
+
+const SESSIONS_BY_ROOM: &str = concat!(
+    "SELECT ",
+    session_columns!(),
+    " FROM sessions WHERE (room_id = $1 OR room_name = $2)
+        AND started_at <= $4 AND (ended_at IS NULL OR ended_at >= $3)
+    ORDER BY session_id"
+);
+
+const EGRESSES_BY_KEYS: &str = concat!(
+    "SELECT ",
+    egress_columns!(),
+    " FROM egresses WHERE egress_id IN (
+        SELECT value FROM json_each($1)
+        UNION SELECT egress_id FROM egresses
+            WHERE session_id IN (SELECT unhex(value) FROM json_each($2))
+        UNION SELECT egress_id FROM egresses
+            WHERE named_session_id IN (SELECT unhex(value) FROM json_each($2))
+        UNION SELECT egress_id FROM egresses
+            WHERE session_id IS NULL AND room_id IN (SELECT value FROM json_each($3))
+        UNION SELECT egress_id FROM egresses
+            WHERE session_id IS NULL AND room_name IN (SELECT value FROM json_each($4)))
+    ORDER BY egress_id"
+);
+
+const UNJOINED_EGRESSES: &str = concat!(
+    "SELECT ",
+    egress_columns!(),
+    " FROM egresses WHERE session_id IS NULL AND egress_id IN (
+        SELECT value FROM json_each($1)
+        UNION SELECT egress_id FROM egresses
+            WHERE named_session_id IN (SELECT unhex(value) FROM json_each($2))
+        UNION SELECT recording_egress_id FROM sessions
+            WHERE session_id IN (SELECT unhex(value) FROM json_each($2))
+        UNION SELECT egress_id FROM egresses JOIN sessions USING (room_id)
+            WHERE egresses.session_id IS NULL
+              AND sessions.session_id IN (SELECT unhex(value) FROM json_each($2))
+        UNION SELECT egress_id FROM egresses JOIN sessions USING (room_name)
+            WHERE egresses.session_id IS NULL
+              AND sessions.session_id IN (SELECT unhex(value) FROM json_each($2))
+        UNION SELECT egress_id FROM egresses WHERE session_id IS NULL AND $3)
+    ORDER BY egress_id
+    LIMIT 1000"
+);
+
+const ENDPOINTS_OF: &str = "SELECT endpoint_id, owner, tenant_id, character_slug, event_types,
+        payload, url, sealed_secret, disabled_at, disabled_because, created_at
+    FROM endpoints
+    WHERE owner IS NULL OR owner IN (SELECT value FROM json_each($1))
+    ORDER BY created_at, endpoint_id";
+
+const PUT_SESSION: &str = concat!(
+    "INSERT INTO sessions (",
+    session_columns!(),
+    ") VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18,
+        $19, $20, $21, $22, $23, $24, $25, $26, $27, $28, $29, $30, $31, $32, $33, $34, $35, $36,
+        $37, $38, $39, $40, $41)",
+    session_upsert!()
+);
+
+const PUT_EGRESS: &str = concat!(
+    "INSERT INTO egresses (",
+    egress_columns!(),
+    ") VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
+    egress_upsert!()
+);
+
+const PUT_MESSAGE: &str = "INSERT INTO messages
+        (message_id, type, session_id, egress_id, thin, full_body, created_at)
+    VALUES ($1, $2, $3, $4, $5, $6, $7)
+    ON CONFLICT DO NOTHING";
+
+const PUT_DELIVERY: &str = "INSERT INTO deliveries
+        (delivery_id, message_id, endpoint_id, payload, state, cause, process_id, is_retry,
+         attempts, next_attempt_at, created_at, finished_at)
+    VALUES ($1, $2, $3, $4, $5, $6, $7, FALSE, 0, $8, $8, $9)";
+
+const CLAIM: &str = "UPDATE deliveries SET process_id = $1
+    WHERE delivery_id IN (
+        SELECT delivery_id FROM deliveries
+        WHERE state = 'pending' AND process_id IS NULL AND endpoint_id = $2
+          AND is_retry = $3 AND next_attempt_at <= $4
+        ORDER BY next_attempt_at LIMIT $5)
+    RETURNING delivery_id, message_id, endpoint_id, attempts,
+        (SELECT type FROM messages WHERE messages.message_id = deliveries.message_id) AS type,
+        (SELECT CASE payload WHEN 'full' THEN full_body ELSE thin END
+         FROM messages WHERE messages.message_id = deliveries.message_id) AS body";
+
+const RELEASE: &str = "UPDATE deliveries SET process_id = NULL
+    WHERE process_id = $1 AND state = 'pending' AND delivery_id = $2";
+
+const RECORD: &str = "UPDATE deliveries
+    SET state = $3, cause = $4, process_id = NULL, is_retry = TRUE, attempts = $5,
+        next_attempt_at = COALESCE($6, next_attempt_at), finished_at = $7
+    WHERE delivery_id = $1 AND process_id = $2 AND state = 'pending'";
+
+const PUT_ATTEMPT: &str = "INSERT INTO attempts
+        (delivery_id, number, started_at, duration_us, status, error, response_head,
+         response_body, address, is_connection_reused)
+    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)
+    ON CONFLICT DO NOTHING";
+
+/// The store in a SQLite file.
+#[derive(Debug)]
+pub struct Sqlite {
+    writer: SqlitePool,
+    readers: SqlitePool,
+    installation: Uuid,
+}
+
+impl Sqlite {
+    /// Opens a database and brings it up to date. `may_create`: make one where there is none.
+    pub async fn open(path: &Path, may_create: bool) -> Result<Self, StoreError> {
+        let options = SqliteConnectOptions::new()
+            .filename(path)
+            .create_if_missing(may_create)
+            .journal_mode(SqliteJournalMode::Wal)
+            .synchronous(SqliteSynchronous::Full)
+            .busy_timeout(Duration::from_secs(5));
+        let writer = SqlitePoolOptions::new().max_connections(1).connect_with(options.clone());
+        let writer = writer.await.map_err(failed)?;
+        MIGRATIONS.run(&writer).await.map_err(|error| StoreError::Broken(error.into()))?;
+        let readers = SqlitePoolOptions::new().max_connections(4).connect_lazy_with(options);
+        let installation =
+            query_scalar(sql::INSTALLATION).fetch_one(&writer).await.map_err(failed)?;
+        Ok(Self { writer, readers, installation })
+    }
+
+    async fn begin(&self) -> Result<sqlx::Transaction<'static, Db>, StoreError> {
+        self.writer.begin_with("BEGIN IMMEDIATE").await.map_err(failed)
+    }
+
+    async fn take_batch(&self, batch: Batch<'_>) -> Result<Taken, StoreError> {
+        let begin = || async {
+            Ok(Box::new(Writing(self.begin().await?)) as Box<dyn Transaction + 'static>)
+        };
+        take::take(begin, self.installation, batch).await
+    }
+
+    async fn record_all(
+        &self,
+        process: Uuid,
+        attempts: &[AttemptResult],
+    ) -> Result<Vec<Uuid>, StoreError> {
+        let mut tx = self.begin().await?;
+        let mut recorded = Vec::with_capacity(attempts.len());
+        for attempt in attempts {
+            let (state, next_attempt_at) = attempt.next.as_row();
+            let is_final = state != DeliveryState::Pending;
+            let changed = query(RECORD)
+                .bind(attempt.delivery_id)
+                .bind(process)
+                .bind(state.as_str())
+                .bind((attempt.next == Next::Cancelled).then_some("endpoint_disabled"))
+                .bind(attempt.number)
+                .bind(next_attempt_at)
+                .bind(is_final.then(|| attempt.finished_at()))
+                .execute(&mut *tx)
+                .await
+                .map_err(failed)?;
+            if changed.rows_affected() > 0 {
+                recorded.push(attempt.delivery_id);
+                put_attempt(&mut tx, attempt).await?;
+            }
+        }
+        tx.commit().await.map_err(failed)?;
+        Ok(recorded)
+    }
+
+    async fn ask_time(&self) -> Result<DateTime<Utc>, StoreError> {
+        let _: i64 = query_scalar("SELECT 1").fetch_one(&self.readers).await.map_err(failed)?;
+        // The file has no clock of its own: all its users share this machine's.
+        Ok(crate::clock::SystemClock::machine_now())
+    }
+
+    async fn unjoined(&self, which: &Unjoined) -> Result<Vec<JoinedEgress>, StoreError> {
+        let rows: Vec<EgressRow> = query_as(UNJOINED_EGRESSES)
+            .bind(texts_json(&which.egresses))
+            .bind(ids_json(&which.sessions))
+            .bind(which.is_everything)
+            .fetch_all(&self.readers)
+            .await
+            .map_err(failed)?;
+        read_all(rows)
+    }
+
+    async fn claim_due(
+        &self,
+        process: Uuid,
+        now: DateTime<Utc>,
+        slots: &[(Uuid, u32)],
+    ) -> Result<Vec<Owed>, StoreError> {
+        let mut tx = self.begin().await?;
+        let mut rows = Vec::new();
+        for (endpoint_id, free) in slots {
+            let mut free = *free;
+            for is_retry in [false, true] {
+                let claimed: Vec<OwedRow> = query_as(CLAIM)
+                    .bind(process)
+                    .bind(endpoint_id)
+                    .bind(is_retry)
+                    .bind(now)
+                    .bind(free)
+                    .fetch_all(&mut *tx)
+                    .await
+                    .map_err(failed)?;
+                free = free.saturating_sub(u32::try_from(claimed.len()).unwrap_or(u32::MAX));
+                rows.extend(claimed);
+            }
+        }
+        tx.commit().await.map_err(failed)?;
+        read_all(rows)
+    }
+
+    async fn give_back(&self, process: Uuid, deliveries: &[Uuid]) -> Result<(), StoreError> {
+        let mut tx = self.begin().await?;
+        for delivery_id in deliveries {
+            query(RELEASE)
+                .bind(process)
+                .bind(delivery_id)
+                .execute(&mut *tx)
+                .await
+                .map_err(failed)?;
+        }
+        tx.commit().await.map_err(failed)
+    }
+}
+
+async fn put_attempt(
+    tx: &mut sqlx::Transaction<'static, Db>,
+    attempt: &AttemptResult,
+) -> Result<(), StoreError> {
+    if attempt.was_not_sent() {
+        return Ok(());
+    }
+    query(PUT_ATTEMPT)
+        .bind(attempt.delivery_id)
+        .bind(attempt.number)
+        .bind(attempt.started_at)
+        .bind(attempt.duration_us)
+        .bind(attempt.status)
+        .bind(&attempt.error)
+        .bind(&attempt.response_head)
+        .bind(&*attempt.response_body)
+        .bind(&attempt.address)
+        .bind(attempt.is_connection_reused)
+        .execute(&mut **tx)
+        .await
+        .map_err(failed)?;
+    Ok(())
+}
+
+/// What a database error means for whoever asked.
+pub(super) fn failed(error: sqlx::Error) -> StoreError {
+    // Primary result codes, https://www.sqlite.org/rescode.html; the extended ones keep them in
+    // their low byte.
+    let primary = error
+        .as_database_error()
+        .and_then(|error| error.code())
+        .and_then(|code| code.parse::<u32>().ok())
+        .map(|code| code & 0xff);
+    match primary {
+        // TOOBIG, CONSTRAINT, MISMATCH.
+        Some(18..=20) => StoreError::Rejected(error.into()),
+        // BUSY, LOCKED, NOMEM, READONLY, INTERRUPT, IOERR, FULL, CANTOPEN, PROTOCOL.
+        Some(5..=10 | 13..=15) => StoreError::Transient(error.into()),
+        Some(_) => StoreError::Broken(error.into()),
+        None => super::failed_without_code(error),
+    }
+}
+
+/// Ids as JSON, for `json_each`: BLOBs travel as hexadecimal text.
+fn ids_json<'a>(ids: impl IntoIterator<Item = &'a Uuid>) -> String {
+    let ids: Vec<String> = ids.into_iter().map(|id| hex::encode(id.as_bytes())).collect();
+    serde_json::to_string(&ids).expect("strings are JSON")
+}
+
+fn texts_json<'a>(texts: impl IntoIterator<Item = &'a String>) -> String {
+    let texts: Vec<&String> = texts.into_iter().collect();
+    serde_json::to_string(&texts).expect("strings are JSON")
+}
+
+struct Writing(sqlx::Transaction<'static, Db>);
+
+#[async_trait]
+impl Transaction for Writing {
+    async fn sessions(&mut self, keys: &SessionKeys) -> Result<Vec<Session>, StoreError> {
+        let mut rows: Vec<SessionRow> = query_as(SESSIONS_BY_KEYS)
+            .bind(ids_json(&keys.ids))
+            .bind(texts_json(&keys.egress_ids))
+            .fetch_all(&mut *self.0)
+            .await
+            .map_err(failed)?;
+        for room in &keys.rooms {
+            let found: Vec<SessionRow> = query_as(SESSIONS_BY_ROOM)
+                .bind(&room.room_id)
+                .bind(&room.room_name)
+                .bind(room.from)
+                .bind(room.to)
+                .fetch_all(&mut *self.0)
+                .await
+                .map_err(failed)?;
+            rows.extend(found);
+        }
+        read_all(rows)
+    }
+
+    async fn egresses(&mut self, keys: &EgressKeys) -> Result<Vec<JoinedEgress>, StoreError> {
+        let rows: Vec<EgressRow> = query_as(EGRESSES_BY_KEYS)
+            .bind(texts_json(&keys.ids))
+            .bind(ids_json(&keys.sessions))
+            .bind(texts_json(&keys.room_ids))
+            .bind(texts_json(&keys.room_names))
+            .fetch_all(&mut *self.0)
+            .await
+            .map_err(failed)?;
+        read_all(rows)
+    }
+
+    async fn endpoints(&mut self, owners: &[i64]) -> Result<Vec<Endpoint>, StoreError> {
+        let rows: Vec<EndpointRow> = query_as(ENDPOINTS_OF)
+            .bind(serde_json::to_string(owners).expect("numbers are JSON"))
+            .fetch_all(&mut *self.0)
+            .await
+            .map_err(failed)?;
+        read_all(rows)
+    }
+
+    async fn numbers(&mut self, count: usize) -> Result<Vec<i64>, StoreError> {
+        let last: i64 = query_scalar("SELECT COALESCE(MAX(id), 0) FROM sessions")
+            .fetch_one(&mut *self.0)
+            .await
+            .map_err(failed)?;
+        let count = i64::try_from(count).unwrap_or(i64::MAX);
+        Ok((last + 1..=last + count).rev().collect())
+    }
+
+    async fn put_sessions(&mut self, sessions: &[Session]) -> Result<u64, StoreError> {
+        let mut put = 0;
+        for session in sessions {
+            put += put_session(&mut self.0, session).await?;
+        }
+        Ok(put)
+    }
+
+    async fn put_egresses(
+        &mut self,
+        egresses: &[JoinedEgress],
+        now: DateTime<Utc>,
+    ) -> Result<(), StoreError> {
+        for row in egresses {
+            query(PUT_EGRESS)
+                .bind(&row.egress.egress_id)
+                .bind(serde_json::to_string(&row.egress).expect("a report is JSON"))
+                .bind(&row.egress.room_id)
+                .bind(&row.egress.room_name)
+                .bind(row.named_session_id)
+                .bind(row.session_id)
+                .bind(row.joined_by.map(JoinedBy::as_number))
+                .bind(now)
+                .execute(&mut *self.0)
+                .await
+                .map_err(failed)?;
+        }
+        Ok(())
+    }
+
+    async fn put_messages(
+        &mut self,
+        messages: &[NewMessage],
+        now: DateTime<Utc>,
+    ) -> Result<HashSet<MessageId>, StoreError> {
+        let mut new = HashSet::with_capacity(messages.len());
+        for message in messages {
+            let put = query(PUT_MESSAGE)
+                .bind(&message.message_id.0[..])
+                .bind(message.event_type.as_str())
+                .bind(message.session_id)
+                .bind(&message.egress_id)
+                .bind(message.thin.as_deref())
+                .bind(message.full.as_deref())
+                .bind(now)
+                .execute(&mut *self.0)
+                .await
+                .map_err(failed)?;
+            if put.rows_affected() > 0 {
+                new.insert(message.message_id);
+            }
+        }
+        Ok(new)
+    }
+
+    async fn put_deliveries(
+        &mut self,
+        deliveries: &[DeliveryToKeep],
+        now: DateTime<Utc>,
+    ) -> Result<(), StoreError> {
+        for delivery in deliveries {
+            query(PUT_DELIVERY)
+                .bind(delivery.delivery_id)
+                .bind(&delivery.message_id.0[..])
+                .bind(delivery.endpoint_id)
+                .bind(delivery.payload.as_str())
+                .bind(delivery.state().as_str())
+                .bind(delivery.is_cancelled.then_some("endpoint_disabled"))
+                .bind(delivery.process_id)
+                .bind(now)
+                .bind(delivery.is_cancelled.then_some(now))
+                .execute(&mut *self.0)
+                .await
+                .map_err(failed)?;
+        }
+        Ok(())
+    }
+
+    async fn put_failure(&mut self, failure: &FailureToKeep<'_>) -> Result<Uuid, StoreError> {
+        take::put_failure_query!(failure).fetch_one(&mut *self.0).await.map_err(failed)
+    }
+
+    async fn commit(self: Box<Self>) -> Result<(), StoreError> {
+        self.0.commit().await.map_err(failed)
+    }
+}
+
+async fn put_session(
+    tx: &mut sqlx::Transaction<'static, Db>,
+    session: &Session,
+) -> Result<u64, StoreError> {
+    let put = query(PUT_SESSION)
+        .bind(session.session_id)
+        .bind(session.id)
+        .bind(&session.tenant_id)
+        .bind(&session.character_slug)
+        .bind(session.character_owner)
+        .bind(session.user)
+        .bind(&session.room_id)
+        .bind(&session.room_name)
+        .bind(&session.origin_url)
+        .bind(&session.metadata)
+        .bind(session.started_at)
+        .bind(session.ended_at)
+        .bind(&session.close_reason)
+        .bind(session.duration_ms)
+        .bind(session.turn_count)
+        .bind(session.interruption_count)
+        .bind(session.llm_input_tokens)
+        .bind(session.llm_output_tokens)
+        .bind(&session.llm_model)
+        .bind(&session.llm_provider)
+        .bind(session.stt_audio_ms)
+        .bind(&session.stt_provider)
+        .bind(session.tts_characters)
+        .bind(&session.tts_provider)
+        .bind(session.cost_micros)
+        .bind(&session.cost_breakdown)
+        .bind(&session.usage)
+        .bind(&session.transcript)
+        .bind(session.recording_expected)
+        .bind(&session.recording_egress_id)
+        .bind(&session.recording_worker_url)
+        .bind(session.is_recording_found)
+        .bind(session.is_recording_given_up)
+        .bind(session.recording.status.as_str())
+        .bind(&session.recording.url)
+        .bind(session.recording.offset_ms)
+        .bind(session.finalized_at)
+        .bind(session.revision)
+        .bind(session.version)
+        .bind(&session.digest[..])
+        .bind(session.superseded.concat())
+        .execute(&mut **tx)
+        .await
+        .map_err(failed)?;
+    Ok(put.rows_affected())
+}
+
+super::shared::impl_store!(Sqlite);

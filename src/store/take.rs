@@ -1,0 +1,440 @@
+//! Taking a batch: load what it touches, let [`plan`] decide, write what it says. The same for
+//! both databases, which differ in how a [`Transaction`] reads and writes.
+
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+
+use async_trait::async_trait;
+use chrono::{DateTime, Utc};
+use sha2::{Digest as _, Sha256};
+use uuid::Uuid;
+
+use super::{Batch, Endpoint, HandOff, Owed, StoreError, Taken, Terms, Unjoined};
+use crate::clock::new_id;
+use crate::event::Rejection;
+use crate::finalize::{
+    Change, JoinedEgress, NewMessage, Outcome, Plan, Prepared, Session, Snapshot, plan,
+    recorded_span,
+};
+use crate::webhook::{MessageId, PayloadKind};
+
+/// How many times a batch is taken anew because another worker made one of its sessions at the
+/// same moment. Each time at least one more session is there to be locked, so it ends.
+const MAX_RACES: usize = 100;
+
+/// One database transaction, as taking a batch needs it. Dropped without `commit`, it never was.
+#[async_trait]
+pub(super) trait Transaction: Send {
+    /// Sessions by these keys, in the order of their ids, locked against other writers.
+    async fn sessions(&mut self, keys: &SessionKeys) -> Result<Vec<Session>, StoreError>;
+    /// Recordings by these keys, in the order of their ids, locked against other writers.
+    async fn egresses(&mut self, keys: &EgressKeys) -> Result<Vec<JoinedEgress>, StoreError>;
+    /// The endpoints of these owners, and those of all owners.
+    async fn endpoints(&mut self, owners: &[i64]) -> Result<Vec<Endpoint>, StoreError>;
+    /// Fresh numbers for new sessions.
+    async fn numbers(&mut self, count: usize) -> Result<Vec<i64>, StoreError>;
+    /// Inserts or changes sessions; how many. Fewer than given: another worker was first.
+    async fn put_sessions(&mut self, sessions: &[Session]) -> Result<u64, StoreError>;
+    /// Inserts or changes recordings.
+    async fn put_egresses(
+        &mut self,
+        egresses: &[JoinedEgress],
+        now: DateTime<Utc>,
+    ) -> Result<(), StoreError>;
+    /// Inserts messages that do not exist yet; which.
+    async fn put_messages(
+        &mut self,
+        messages: &[NewMessage],
+        now: DateTime<Utc>,
+    ) -> Result<HashSet<MessageId>, StoreError>;
+    /// Inserts deliveries.
+    async fn put_deliveries(
+        &mut self,
+        deliveries: &[DeliveryToKeep],
+        now: DateTime<Utc>,
+    ) -> Result<(), StoreError>;
+    /// Inserts a failure, or counts up the same one; its id.
+    async fn put_failure(&mut self, failure: &FailureToKeep<'_>) -> Result<Uuid, StoreError>;
+    /// Makes it all true.
+    async fn commit(self: Box<Self>) -> Result<(), StoreError>;
+}
+
+/// Which sessions a batch touches.
+#[derive(Debug, Default)]
+pub(super) struct SessionKeys {
+    /// By id.
+    pub(super) ids: BTreeSet<Uuid>,
+    /// Those that named one of these egresses.
+    pub(super) egress_ids: BTreeSet<String>,
+    /// Those that were in one of these rooms in that time.
+    pub(super) rooms: Vec<RoomSpan>,
+}
+
+/// A room, by id and name, in a stretch of time.
+#[derive(Debug)]
+pub(super) struct RoomSpan {
+    pub(super) room_id: Option<String>,
+    pub(super) room_name: Option<String>,
+    pub(super) from: DateTime<Utc>,
+    pub(super) to: DateTime<Utc>,
+}
+
+/// Which recordings a batch touches.
+#[derive(Debug, Default)]
+pub(super) struct EgressKeys {
+    /// By id.
+    pub(super) ids: BTreeSet<String>,
+    /// Those of these sessions, or that name them.
+    pub(super) sessions: BTreeSet<Uuid>,
+    /// Those without a session, in rooms with these ids.
+    pub(super) room_ids: BTreeSet<String>,
+    /// Those without a session, in rooms with these names.
+    pub(super) room_names: BTreeSet<String>,
+}
+
+/// A delivery as it is inserted.
+pub(super) struct DeliveryToKeep {
+    pub(super) delivery_id: Uuid,
+    pub(super) message_id: MessageId,
+    pub(super) endpoint_id: Uuid,
+    pub(super) payload: PayloadKind,
+    pub(super) is_cancelled: bool,
+    pub(super) process_id: Option<Uuid>,
+}
+
+/// A failure as it is inserted.
+pub(super) struct FailureToKeep<'a> {
+    pub(super) failure_id: Uuid,
+    pub(super) rejection: &'a Rejection,
+    pub(super) source: &'a str,
+    pub(super) raw: &'a [u8],
+    pub(super) raw_sha256: [u8; 32],
+    pub(super) now: DateTime<Utc>,
+}
+
+/// Takes a batch in transactions that `begin` opens, until one goes through.
+pub(super) async fn take<'s, F>(
+    begin: impl Fn() -> F,
+    installation: Uuid,
+    batch: Batch<'_>,
+) -> Result<Taken, StoreError>
+where
+    F: Future<Output = Result<Box<dyn Transaction + 's>, StoreError>>,
+{
+    for _ in 0..MAX_RACES {
+        if let Some(taken) = take_once(begin().await?, installation, batch).await? {
+            return Ok(taken);
+        }
+    }
+    Err(StoreError::Transient(anyhow::anyhow!("other workers were first {MAX_RACES} times")))
+}
+
+/// Takes a batch in one transaction; `None` if another worker made one of its sessions first.
+async fn take_once(
+    mut tx: Box<dyn Transaction + '_>,
+    installation: Uuid,
+    batch: Batch<'_>,
+) -> Result<Option<Taken>, StoreError> {
+    let Batch { terms, events } = batch;
+    let (sessions, egresses) = load(tx.as_mut(), events).await?;
+    let endpoints = tx.endpoints(&owners(events, &sessions)).await?;
+    let unknown = session_ids(events).filter(|id| !sessions.contains_key(id)).count();
+    let numbers = if unknown == 0 { Vec::new() } else { tx.numbers(unknown).await? };
+    let snapshot = Snapshot {
+        now: terms.now,
+        installation,
+        public_url: terms.public_url,
+        place: terms.recordings_place,
+        sessions,
+        egresses,
+        numbers,
+        endpoints: &endpoints,
+    };
+    let mut plan = plan(snapshot, events);
+    let mut reserved = Reserved { desk: terms.desk, endpoints: Vec::new(), is_committing: false };
+    let Some(owed) = write(tx.as_mut(), &mut plan, events, &terms, &mut reserved).await? else {
+        return Ok(None);
+    };
+    reserved.is_committing = true;
+    tx.commit().await?;
+    reserved.endpoints.clear();
+    let unjoined = Unjoined {
+        sessions: plan.joinable_sessions,
+        egresses: plan.unjoined_egresses,
+        is_everything: false,
+    };
+    Ok(Some(Taken { outcomes: plan.outcomes, owed, unjoined }))
+}
+
+/// Reads everything the batch may touch: its sessions and recordings, what may belong to them,
+/// and everything else of the sessions found.
+async fn load(
+    tx: &mut dyn Transaction,
+    events: &[Prepared],
+) -> Result<(BTreeMap<Uuid, Session>, BTreeMap<String, JoinedEgress>), StoreError> {
+    let mut sessions = BTreeMap::new();
+    let mut egresses = BTreeMap::new();
+    let mut session_keys = session_keys(events);
+    let mut egress_keys = egress_keys(events);
+    while !session_keys.is_empty() || !egress_keys.is_empty() {
+        if !session_keys.is_empty() {
+            for session in tx.sessions(&session_keys).await? {
+                egress_keys.ids.extend(session.recording_egress_id.clone());
+                egress_keys.sessions.insert(session.session_id);
+                sessions.insert(session.session_id, session);
+            }
+        }
+        let asked = std::mem::take(&mut session_keys.ids);
+        session_keys = SessionKeys::default();
+        if !egress_keys.is_empty() {
+            for row in tx.egresses(&egress_keys).await? {
+                let named = [row.session_id, row.named_session_id].into_iter().flatten();
+                let unseen = named.filter(|id| !sessions.contains_key(id) && !asked.contains(id));
+                session_keys.ids.extend(unseen);
+                egresses.insert(row.egress.egress_id.clone(), row);
+            }
+        }
+        egress_keys = EgressKeys::default();
+    }
+    Ok((sessions, egresses))
+}
+
+/// Writes what the plan says, and reserves room for its deliveries; `None` if another worker
+/// made one of its sessions first.
+async fn write(
+    tx: &mut dyn Transaction,
+    plan: &mut Plan,
+    events: &[Prepared],
+    terms: &Terms<'_>,
+    reserved: &mut Reserved<'_>,
+) -> Result<Option<Vec<Owed>>, StoreError> {
+    let wanted = u64::try_from(plan.sessions.len()).unwrap_or(u64::MAX);
+    if wanted > 0 && tx.put_sessions(&plan.sessions).await? < wanted {
+        return Ok(None);
+    }
+    if !plan.egresses.is_empty() {
+        tx.put_egresses(&plan.egresses, terms.now).await?;
+    }
+    let mut owed = Vec::new();
+    if !plan.messages.is_empty() {
+        let new = tx.put_messages(&plan.messages, terms.now).await?;
+        let deliveries = deliveries(plan, &new, terms.now, reserved, &mut owed);
+        if !deliveries.is_empty() {
+            tx.put_deliveries(&deliveries, terms.now).await?;
+        }
+    }
+    keep_failures(tx, plan, events, terms.now).await?;
+    Ok(Some(owed))
+}
+
+/// The deliveries of messages that are really new, and those of them that this process will send.
+fn deliveries(
+    plan: &Plan,
+    new: &HashSet<MessageId>,
+    now: DateTime<Utc>,
+    reserved: &mut Reserved<'_>,
+    owed: &mut Vec<Owed>,
+) -> Vec<DeliveryToKeep> {
+    let mut kept = Vec::with_capacity(plan.deliveries.len());
+    for delivery in &plan.deliveries {
+        let message = &plan.messages[delivery.message];
+        if !new.contains(&message.message_id) {
+            continue;
+        }
+        let (delivery_id, endpoint_id) = (new_id(now), delivery.endpoint_id);
+        let process_id = if delivery.is_cancelled { None } else { reserved.reserve(endpoint_id) };
+        let body = match delivery.payload {
+            PayloadKind::Thin => message.thin.clone(),
+            PayloadKind::Full => message.full.clone(),
+        };
+        if let (Some(_), Some(body)) = (process_id, body) {
+            owed.push(Owed {
+                delivery_id,
+                message_id: message.message_id,
+                endpoint_id,
+                event_type: message.event_type,
+                body,
+                attempts: 0,
+            });
+        }
+        kept.push(DeliveryToKeep {
+            delivery_id,
+            message_id: message.message_id,
+            endpoint_id,
+            payload: delivery.payload,
+            is_cancelled: delivery.is_cancelled,
+            process_id,
+        });
+    }
+    kept
+}
+
+async fn keep_failures(
+    tx: &mut dyn Transaction,
+    plan: &mut Plan,
+    events: &[Prepared],
+    now: DateTime<Utc>,
+) -> Result<(), StoreError> {
+    for (position, rejection) in &plan.failures {
+        let event = &events[*position];
+        let failure = FailureToKeep {
+            failure_id: event.failure_id,
+            rejection,
+            source: &event.source,
+            raw: &event.raw,
+            raw_sha256: Sha256::digest(&event.raw).into(),
+            now,
+        };
+        let kept_as = tx.put_failure(&failure).await?;
+        if let Outcome::Failed { failure_id, .. } = &mut plan.outcomes[*position] {
+            *failure_id = kept_as;
+        }
+    }
+    Ok(())
+}
+
+/// Room at the desk, given back unless the transaction commits.
+struct Reserved<'a> {
+    desk: &'a dyn HandOff,
+    endpoints: Vec<Uuid>,
+    is_committing: bool,
+}
+
+impl Reserved<'_> {
+    fn reserve(&mut self, endpoint_id: Uuid) -> Option<Uuid> {
+        let process_id = self.desk.reserve(endpoint_id)?;
+        self.endpoints.push(endpoint_id);
+        Some(process_id)
+    }
+}
+
+impl Drop for Reserved<'_> {
+    fn drop(&mut self) {
+        if self.is_committing && !self.endpoints.is_empty() {
+            self.desk.disown();
+        }
+        for endpoint_id in self.endpoints.drain(..) {
+            self.desk.cancel(endpoint_id);
+        }
+    }
+}
+
+impl SessionKeys {
+    fn is_empty(&self) -> bool {
+        self.ids.is_empty() && self.egress_ids.is_empty() && self.rooms.is_empty()
+    }
+}
+
+impl EgressKeys {
+    fn is_empty(&self) -> bool {
+        self.ids.is_empty()
+            && self.sessions.is_empty()
+            && self.room_ids.is_empty()
+            && self.room_names.is_empty()
+    }
+}
+
+/// The sessions that the events are about, each once.
+fn session_ids(events: &[Prepared]) -> impl Iterator<Item = Uuid> {
+    let ids: BTreeSet<Uuid> = events.iter().filter_map(session_of).map(|s| s.session_id).collect();
+    ids.into_iter()
+}
+
+fn session_of(event: &Prepared) -> Option<&Session> {
+    match &event.change {
+        Ok(Change::Started(session) | Change::Ended(session)) => Some(session),
+        Ok(Change::Recording { .. }) | Err(_) => None,
+    }
+}
+
+fn session_keys(events: &[Prepared]) -> SessionKeys {
+    let mut keys = SessionKeys { ids: session_ids(events).collect(), ..SessionKeys::default() };
+    for event in events {
+        if let Ok(Change::Recording { session_id, egress }) = &event.change {
+            keys.ids.extend(*session_id);
+            keys.egress_ids.insert(egress.egress_id.clone());
+            if egress.room_id.is_some() || egress.room_name.is_some() {
+                let (from, to) = recorded_span(egress);
+                let (room_id, room_name) = (egress.room_id.clone(), egress.room_name.clone());
+                keys.rooms.push(RoomSpan { room_id, room_name, from, to });
+            }
+        }
+    }
+    keys
+}
+
+fn egress_keys(events: &[Prepared]) -> EgressKeys {
+    let mut keys = EgressKeys::default();
+    for event in events {
+        match &event.change {
+            Ok(Change::Started(session) | Change::Ended(session)) => {
+                keys.ids.extend(session.recording_egress_id.clone());
+                keys.sessions.insert(session.session_id);
+                keys.room_ids.extend(session.room_id.clone());
+                keys.room_names.extend(session.room_name.clone());
+            }
+            Ok(Change::Recording { egress, .. }) => {
+                keys.ids.insert(egress.egress_id.clone());
+            }
+            Err(_) => {}
+        }
+    }
+    keys
+}
+
+fn owners(events: &[Prepared], sessions: &BTreeMap<Uuid, Session>) -> Vec<i64> {
+    let owners: BTreeSet<i64> = events
+        .iter()
+        .filter_map(session_of)
+        .chain(sessions.values())
+        .map(|session| session.character_owner)
+        .collect();
+    owners.into_iter().collect()
+}
+
+/// Recordings to be joined again, as events that say what is already known.
+pub(super) fn as_events(egresses: Vec<JoinedEgress>, now: DateTime<Utc>) -> Vec<Prepared> {
+    egresses
+        .into_iter()
+        .map(|row| Prepared {
+            change: Ok(Change::Recording {
+                session_id: row.named_session_id,
+                egress: Box::new(row.egress),
+            }),
+            raw: bytes::Bytes::new(),
+            source: "store".into(),
+            event_id: None,
+            event_type: None,
+            failure_id: new_id(now),
+        })
+        .collect()
+}
+
+impl DeliveryToKeep {
+    pub(super) fn state(&self) -> super::DeliveryState {
+        if self.is_cancelled {
+            super::DeliveryState::Cancelled
+        } else {
+            super::DeliveryState::Pending
+        }
+    }
+}
+
+/// The statement that keeps a failure, with its values bound.
+macro_rules! put_failure_query {
+    ($failure:expr) => {
+        sqlx::query_scalar($crate::store::sql::PUT_FAILURE)
+            .bind($failure.failure_id)
+            .bind($failure.rejection.code.as_str())
+            .bind(&$failure.rejection.pointer)
+            .bind(&$failure.rejection.message)
+            .bind($failure.rejection.session_id)
+            .bind(&$failure.rejection.event_id)
+            .bind(&$failure.rejection.event_type)
+            .bind($failure.source)
+            .bind(i64::try_from($failure.raw.len()).unwrap_or(i64::MAX))
+            .bind($failure.now)
+            .bind($failure.raw)
+            .bind(&$failure.raw_sha256[..])
+    };
+}
+pub(super) use put_failure_query;
