@@ -59,9 +59,10 @@ impl StoreSettings {
     pub fn check(&self) -> Result<(), SettingError> {
         let url = self.database_url.as_str();
         if let Some(path) = sqlite_path(url) {
-            return if path.is_empty() || path.contains(":memory:") {
+            return if path.is_empty() || path.contains(['?', '#']) || path.contains(":memory:") {
                 Err(SettingError::new(
-                    "--database-url must name a file, such as sqlite://finalizer-data/finalizer.db",
+                    "--database-url must name a file and nothing else, such as \
+                     sqlite://finalizer-data/finalizer.db",
                 ))
             } else {
                 Ok(())
@@ -152,10 +153,21 @@ pub struct ConsumeSettings {
     #[arg(long, env = "FINALIZER_PREFETCH", value_name = "COUNT", default_value_t = 500)]
     #[arg(value_parser = clap::value_parser!(u16).range(1..))]
     pub prefetch: u16,
+}
+
+/// When something that was waited for is given up.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Giving up")]
+pub struct SweepSettings {
     /// A call that nothing was heard of for so long is finalized from its last checkpoint
     #[arg(long, env = "FINALIZER_ABANDON_AFTER", value_name = "DURATION", default_value = "6h")]
     #[arg(value_parser = parse_duration)]
     pub abandon_after: Duration,
+    /// A recording that was asked for and has not come so long after the session was finalized
+    /// has failed
+    #[arg(long, env = "FINALIZER_RECORDING_DEADLINE", value_name = "DURATION")]
+    #[arg(default_value = "30m", value_parser = parse_duration)]
+    pub recording_deadline: Duration,
 }
 
 /// The intake of LiveKit's webhooks.
@@ -215,15 +227,10 @@ pub struct PlaceSettings {
     pub recordings: Vec<String>,
 }
 
-/// How long recordings are waited for, and how long their URLs work.
+/// How recordings are shown.
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Recordings")]
-pub struct RecordingSettings {
-    /// A recording that was asked for and has not come so long after the session was finalized
-    /// has failed
-    #[arg(long, env = "FINALIZER_RECORDING_DEADLINE", value_name = "DURATION")]
-    #[arg(default_value = "30m", value_parser = parse_duration)]
-    pub recording_deadline: Duration,
+pub struct LinkSettings {
     /// How long a signed URL of a recording works
     #[arg(long, env = "FINALIZER_PRESIGN_LIFETIME", value_name = "DURATION")]
     #[arg(default_value = "15m", value_parser = parse_presign_lifetime)]
@@ -313,33 +320,36 @@ pub struct AccessSettings {
     /// Takes JWTs signed by the owner of this public key (a PEM file)
     #[arg(long, env = "FINALIZER_JWT_PUBLIC_KEY", value_name = "FILE")]
     pub jwt_public_key: Option<PathBuf>,
-    /// Takes JWTs signed by a key of this key set
-    #[arg(long, env = "FINALIZER_JWKS_URL", value_name = "URL")]
-    pub jwks_url: Option<String>,
     /// An origin whose pages may read the API, such as `https://app.example.com`; repeatable
     #[arg(long, env = "FINALIZER_CORS_ORIGIN", value_name = "ORIGIN", value_delimiter = ',')]
     pub cors_origin: Vec<String>,
 }
 
 impl AccessSettings {
-    /// Judges the URLs.
-    pub fn check(&self) -> Result<(), SettingError> {
-        if let Some(url) = present(self.jwks_url.as_ref()) {
-            http_url("--jwks-url", url)?;
-        }
-        let origins = self.cors_origin.iter().filter(|origin| !origin.is_empty());
-        for origin in origins {
-            let is_origin = Url::parse(origin).is_ok_and(|url| {
-                matches!(url.scheme(), "http" | "https")
-                    && url.origin().ascii_serialization() == *origin
-            });
-            if !is_origin && origin != "*" {
-                return Err(SettingError::new(format!(
-                    "--cors-origin must be an origin such as https://app.example.com, not `{origin}`"
-                )));
-            }
-        }
-        Ok(())
+    /// The shared secret, if there is one.
+    pub fn secret(&self) -> Option<&str> {
+        present(self.jwt_secret.as_ref())
+    }
+
+    /// The public key's file, if there is one.
+    pub fn public_key_file(&self) -> Option<&Path> {
+        self.jwt_public_key.as_deref().filter(|path| !path.as_os_str().is_empty())
+    }
+}
+
+/// A key set whose tokens are taken.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "API")]
+pub struct KeySetSettings {
+    /// Takes JWTs signed by a key of this key set
+    #[arg(long, env = "FINALIZER_JWKS_URL", value_name = "URL")]
+    pub jwks_url: Option<String>,
+}
+
+impl KeySetSettings {
+    /// The key set's URL, if there is one.
+    pub fn url(&self) -> Result<Option<Url>, SettingError> {
+        present(self.jwks_url.as_ref()).map(|url| http_url("--jwks-url", url)).transpose()
     }
 }
 
@@ -362,11 +372,9 @@ fn present(value: Option<&String>) -> Option<&str> {
     value.map(String::as_str).filter(|value| !value.trim().is_empty())
 }
 
-/// The path in a SQLite URL, without its options.
 fn sqlite_path(url: &str) -> Option<&str> {
     let rest = url.strip_prefix("sqlite:")?;
-    let path = rest.strip_prefix("//").unwrap_or(rest);
-    Some(path.split_once('?').map_or(path, |(path, _)| path))
+    Some(rest.strip_prefix("//").unwrap_or(rest))
 }
 
 fn without_password(url: &str) -> String {
@@ -447,7 +455,11 @@ mod tests {
         #[command(flatten)]
         places: PlaceSettings,
         #[command(flatten)]
-        recordings: RecordingSettings,
+        links: LinkSettings,
+        #[command(flatten)]
+        sweep: SweepSettings,
+        #[command(flatten)]
+        key_set: KeySetSettings,
         #[command(flatten)]
         secrets: SecretSettings,
         #[command(flatten)]
@@ -477,7 +489,7 @@ mod tests {
             all.livekit.credentials().map(|_| ()),
             all.secrets.source(&all.store).map(|_| ()),
             all.address.public_url().map(|_| ()),
-            all.access.check(),
+            all.key_set.url().map(|_| ()),
         ];
         let wrong = checks.into_iter().find_map(Result::err);
         wrong.map(|error| error.to_string()).unwrap_or_default()
@@ -490,10 +502,10 @@ mod tests {
         assert_eq!(all.broker.url(), None);
         assert_eq!(all.event.max_event_bytes, 4 * 1024 * 1024);
         assert_eq!(all.consume.prefetch, 500);
-        assert_eq!(all.consume.abandon_after, Duration::from_hours(6));
+        assert_eq!(all.sweep.abandon_after, Duration::from_hours(6));
         assert_eq!(all.places.recordings, ["finalizer-data/recordings"]);
-        assert_eq!(all.recordings.recording_deadline, Duration::from_mins(30));
-        assert_eq!(all.recordings.presign_lifetime, Duration::from_mins(15));
+        assert_eq!(all.sweep.recording_deadline, Duration::from_mins(30));
+        assert_eq!(all.links.presign_lifetime, Duration::from_mins(15));
         assert_eq!(all.address.public_url().unwrap(), "http://127.0.0.1:8080");
         let key = all.secrets.source(&all.store).unwrap();
         assert!(key == KeySource::Made(PathBuf::from("finalizer-data/secret.key")));
@@ -509,6 +521,7 @@ mod tests {
             (vec!["--database-url=postgres://"], "--database-url must be sqlite://FILE or"),
             (vec!["--database-url=sqlite://"], "--database-url must name a file"),
             (vec!["--database-url=sqlite::memory:"], "--database-url must name a file"),
+            (vec!["--database-url=sqlite://a.db?mode=ro"], "--database-url must name a file"),
             (vec![postgres], "must be given: --secret-key or --secret-key-file"),
             (vec!["--secret-key=aa", "--secret-key-file=key"], "not both"),
             (vec!["--amqp-url=http://rabbit"], "--amqp-url must be amqp://"),
@@ -525,7 +538,6 @@ mod tests {
             (vec!["--public-url=api.example.com"], "--public-url must be an http:// or https://"),
             (vec!["--public-url=https://a/?b=c"], "neither a query nor a fragment"),
             (vec!["--jwks-url=file:///keys"], "--jwks-url must be an http:// or https://"),
-            (vec!["--cors-origin=https://app.example.com/page"], "--cors-origin must be an origin"),
             (vec!["--allow-private=10.0.0.0/33"], "a network such as 10.0.0.0/8"),
             (vec!["--roles=consume,cook"], "[possible values: consume, deliver, api]"),
             (vec!["--livekit-api-key=a"], "given without --livekit-api-secret"),
@@ -579,7 +591,7 @@ mod tests {
         );
         assert_eq!(all.places.recordings, ["s3://calls/eu", "/var/recordings"]);
         assert_eq!(all.address.public_url().unwrap(), "https://api.example.com/voice");
-        assert_eq!(all.recordings.presign_lifetime, Duration::from_mins(15));
+        assert_eq!(all.links.presign_lifetime, Duration::from_mins(15));
         assert_eq!(all.event.max_event_bytes, 65536);
         assert_eq!(all.roles, [Role::Api, Role::Deliver]);
     }

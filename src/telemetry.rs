@@ -28,17 +28,17 @@ pub enum LogFormat {
 #[command(next_help_heading = "Logging")]
 pub struct LogSettings {
     /// What to log: `error`, `warn`, `info`, `debug`, `trace`, or by module:
-    /// `info,finalizer::courier=debug`
-    #[arg(long, global = true, env = "FINALIZER_LOG", value_name = "LEVEL", default_value = "info")]
+    /// `info,finalizer::courier=debug` [default: info for `run`, warn for all else]
+    #[arg(long, global = true, env = "FINALIZER_LOG", value_name = "LEVEL")]
     #[arg(value_parser = parse_filter)]
-    pub log: Targets,
+    pub log: Option<Targets>,
     /// How to log [default: text on a terminal, json elsewhere]
     #[arg(long, global = true, env = "FINALIZER_LOG_FORMAT", value_enum)]
     pub log_format: Option<LogFormat>,
 }
 
-/// Starts logging.
-pub fn start(settings: &LogSettings) {
+/// Starts logging, at `general` unless the settings say otherwise.
+pub fn start(settings: &LogSettings, general: LevelFilter) {
     let is_terminal = std::io::stderr().is_terminal();
     let format = settings.log_format.unwrap_or(if is_terminal {
         LogFormat::Text
@@ -51,7 +51,8 @@ pub fn start(settings: &LogSettings) {
         LogFormat::Json => lines.json().flatten_event(true).boxed(),
     };
     // A second start (tests in one process) keeps the first.
-    let _ = tracing_subscriber::registry().with(lines.with_filter(settings.log.clone())).try_init();
+    let filter = settings.log.clone().unwrap_or_else(|| quieted(Targets::new(), "", general));
+    let _ = tracing_subscriber::registry().with(lines.with_filter(filter)).try_init();
 }
 
 fn parse_filter(text: &str) -> Result<Targets, String> {
@@ -63,8 +64,14 @@ fn parse_filter(text: &str) -> Result<Targets, String> {
     }
     let asked: Targets = text.parse().map_err(|_| expected())?;
     let general = asked.default_level().unwrap_or(LevelFilter::OFF);
+    Ok(quieted(asked, text, general))
+}
+
+/// Adds the general level, at which noisy libraries do not speak unless `text` names them.
+fn quieted(asked: Targets, text: &str, general: LevelFilter) -> Targets {
     let quiet = NOISY.into_iter().filter(|noisy| !text.contains(noisy));
-    Ok(asked.with_targets(quiet.map(|noisy| (noisy, general.min(LevelFilter::WARN)))))
+    let quiet = quiet.map(|noisy| (noisy, general.min(LevelFilter::WARN)));
+    asked.with_default(general).with_targets(quiet)
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
-use crate::api;
+use crate::api::{NewApiKey, new_api_key};
 use crate::clock::{self, Clock as _, SystemClock};
 use crate::config::StoreSettings;
 use crate::store::ApiKey;
@@ -59,12 +59,15 @@ impl KeysCommand {
 impl CreateKey {
     async fn perform(self) -> Result<(), Stop> {
         let store = open::store_to_write(&self.store).await?;
-        let (text, key) = api::new_api_key(
-            self.user,
-            self.staff,
-            &self.name,
-            SystemClock::default().now(),
-        );
+        let now = SystemClock::default().now();
+        let new = NewApiKey {
+            key_id: clock::new_id(now),
+            name: self.name,
+            user: self.user,
+            is_staff: self.staff,
+            created_at: now,
+        };
+        let (text, key) = new_api_key(clock::random_key(), new);
         store.add_api_key(&key).await?;
         if self.output.json {
             let mut shown = shown(&key);

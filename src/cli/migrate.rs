@@ -15,9 +15,7 @@ pub(super) struct MigrateCommand {
 impl MigrateCommand {
     pub(super) async fn perform(self) -> Result<(), Stop> {
         self.store.check()?;
-        store::migrate(&self.store.database_url)
-            .await
-            .map_err(|error| Stop::Absent(error.to_string()))?;
+        store::migrate(&self.store.database_url).await?;
         output::remark(format!("{} is ready for this release.", self.store.shown()));
         Ok(())
     }

@@ -4,6 +4,7 @@ mod check;
 mod demo;
 mod endpoints;
 mod failures;
+mod files;
 mod ingest;
 mod keys;
 mod migrate;
@@ -17,9 +18,12 @@ use std::io;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use tracing::level_filters::LevelFilter;
 
 use crate::config::SettingError;
-use crate::store::StoreError;
+use crate::intake::amqp::BrokerError;
+use crate::intake::file::FileError;
+use crate::store::{OpenError, StoreError};
 use crate::telemetry::{self, LogSettings};
 
 /// Turns the end of a voice call into a session a customer can read.
@@ -93,6 +97,33 @@ impl From<StoreError> for Stop {
     }
 }
 
+impl From<OpenError> for Stop {
+    fn from(error: OpenError) -> Self {
+        match error {
+            OpenError::BadUrl(_) => Self::Usage(error.to_string()),
+            OpenError::Missing(_) => Self::Absent(format!(
+                "{error}: name another with --database-url, or make one with `finalizer run`"
+            )),
+            OpenError::Folder { .. } | OpenError::Store(_) => Self::Absent(error.to_string()),
+        }
+    }
+}
+
+impl From<BrokerError> for Stop {
+    fn from(error: BrokerError) -> Self {
+        match error {
+            BrokerError::BadUrl(_) => Self::Usage(error.to_string()),
+            other => Self::Absent(other.to_string()),
+        }
+    }
+}
+
+impl From<FileError> for Stop {
+    fn from(error: FileError) -> Self {
+        Self::Usage(error.to_string())
+    }
+}
+
 impl From<anyhow::Error> for Stop {
     fn from(error: anyhow::Error) -> Self {
         Self::Broken(error)
@@ -140,7 +171,8 @@ pub fn main() -> ExitCode {
             return ExitCode::from(u8::from(error.use_stderr()) * 2);
         }
     };
-    telemetry::start(&line.log);
+    let level = if matches!(line.command, Command::Run(_)) { LevelFilter::INFO } else { LevelFilter::WARN };
+    telemetry::start(&line.log, level);
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return Stop::from(error).told(),

@@ -1,7 +1,13 @@
-//! What commands open before they begin: the store, the installation's key, the price book.
+//! What commands open before they begin: the store, the installation's key, the price book, …
 
-use crate::config::{KeySource, PriceSettings, SecretSettings, StoreSettings};
+use std::time::Duration;
+
+use crate::config::{
+    KeySource, PlaceSettings, PriceSettings, SecretSettings, StoreSettings, WebhookSettings,
+};
+use crate::courier::Guard;
 use crate::finalize::PriceBook;
+use crate::recordings::{Places, PlacesSettings};
 use crate::secrets::Keyring;
 use crate::store::{self, OpenMode, SharedStore};
 
@@ -10,25 +16,13 @@ use super::Stop;
 /// The store, for a command that writes: SQLite is made when it is not there.
 pub(super) async fn store_to_write(settings: &StoreSettings) -> Result<SharedStore, Stop> {
     settings.check()?;
-    open(settings, OpenMode::Create).await
+    Ok(store::open(&settings.database_url, OpenMode::Create).await?)
 }
 
 /// The store, for a command that only reads: never makes a database.
 pub(super) async fn store_to_read(settings: &StoreSettings) -> Result<SharedStore, Stop> {
     settings.check()?;
-    if let Some(file) = settings.sqlite_file().filter(|file| !file.exists()) {
-        let looked_at = std::path::absolute(file).unwrap_or_else(|_| file.to_owned());
-        return Err(Stop::Absent(format!(
-            "there is no database at {}: name another with --database-url, or start one with \
-             `finalizer run`",
-            looked_at.display()
-        )));
-    }
-    open(settings, OpenMode::Existing).await
-}
-
-async fn open(settings: &StoreSettings, mode: OpenMode) -> Result<SharedStore, Stop> {
-    store::open(&settings.database_url, mode).await.map_err(|error| Stop::Absent(error.to_string()))
+    Ok(store::open(&settings.database_url, OpenMode::Existing).await?)
 }
 
 /// The installation's key.
@@ -62,4 +56,20 @@ pub(super) fn prices(settings: &PriceSettings) -> Result<PriceBook, Stop> {
     };
     let text = std::fs::read_to_string(path).map_err(|error| wrong(&error))?;
     PriceBook::parse(&text).map_err(|error| wrong(&error))
+}
+
+/// The recordings places, for a command that signs no links to them.
+pub(super) fn places(settings: &PlaceSettings) -> Result<Places, Stop> {
+    let settings = PlacesSettings {
+        places: &settings.recordings,
+        public_url: "http://localhost",
+        link_key: [0; 32],
+        link_lifetime: Duration::from_secs(1),
+    };
+    Places::new(&settings).map_err(|error| Stop::Usage(format!("--recordings: {error}")))
+}
+
+/// Where webhooks may go.
+pub(super) fn guard(settings: &WebhookSettings) -> Guard {
+    Guard { allow: settings.allow_private.clone(), allow_http: settings.allow_http }
 }
