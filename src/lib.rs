@@ -4,11 +4,13 @@
 //!
 //! The modules stand in the order in which an event travels; each knows only those above it.
 
-// pub mod cli;
+pub mod backoff;
+pub mod cli;
 pub mod clock;
 pub mod config;
-pub mod telemetry;
 pub mod event;
 pub mod finalize;
+pub mod intake;
 pub mod store;
+pub mod telemetry;
 pub mod webhook;

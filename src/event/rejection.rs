@@ -122,3 +122,16 @@ impl Rejection {
         Self::at(FailureCode::InvalidEvent, pointer, message)
     }
 }
+
+impl Rejection {
+    /// `too_large`.
+    pub fn too_large(bytes: usize, max_bytes: usize) -> Self {
+        Self::new(
+            FailureCode::TooLarge,
+            format!(
+                "The event has {bytes} bytes, more than the {max_bytes} that are taken; leave the \
+                 report's `events` and `options` out, or raise --max-event-bytes and replay it."
+            ),
+        )
+    }
+}

@@ -159,7 +159,7 @@ pub fn plan(snapshot: Snapshot<'_>, events: &[Prepared]) -> Plan {
         };
         let outcome = outcome.unwrap_or_else(|rejection| {
             let rejection = Rejection {
-                event_id: rejection.event_id.or_else(|| event.event_id.clone()),
+                event_id: rejection.event_id.or_else(|| event.event_id.clone()).map(printable),
                 event_type: rejection.event_type.or(event.event_type.map(str::to_owned)),
                 ..rejection
             };
@@ -169,6 +169,11 @@ pub fn plan(snapshot: Snapshot<'_>, events: &[Prepared]) -> Plan {
         merge.plan.outcomes.push(outcome);
     }
     merge.finish()
+}
+
+/// PostgreSQL's text cannot hold U+0000.
+fn printable(text: String) -> String {
+    if text.contains('\0') { text.replace('\0', "\u{FFFD}") } else { text }
 }
 
 /// The world as it is after the events taken so far.

@@ -4,6 +4,7 @@
 //! implementation must keep: a method either happens whole or not at all; all times come from
 //! the caller; a method may run again after a lost answer without a second effect.
 
+mod open;
 pub mod postgres;
 mod rows;
 mod shared;
@@ -24,6 +25,7 @@ use crate::finalize::{Outcome, Prepared, Session};
 use crate::webhook::{EventType, MessageId};
 
 pub use crate::webhook::Endpoint;
+pub use open::{DatabaseUrl, OpenError, OpenMode, migrate, open};
 
 /// A store that several tasks share.
 pub type SharedStore = Arc<dyn Store>;

@@ -1,0 +1,122 @@
+//! Events from RabbitMQ, and dead letters into failures.
+//!
+//! One broker *generation* is a connection, its channels and consumers, and the deliveries they
+//! brought that are not acknowledged yet. On any error, and when a consumer's stream ends, the
+//! whole generation is dropped and a new one built: delivery tags mean nothing outside theirs.
+//! Trouble that passes is never a `nack`, because a requeue burns the delivery limit in
+//! milliseconds; events are held instead.
+
+mod generation;
+mod ledger;
+mod publish;
+mod topology;
+
+use std::time::Duration;
+
+use lapin::uri::AMQPUri;
+use tokio_util::sync::CancellationToken;
+
+use super::Intake;
+use crate::backoff::Backoff;
+use crate::clock::chance;
+
+pub use publish::{Publisher, Unconfirmed};
+
+/// Why the broker cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum BrokerError {
+    /// The URL is none.
+    #[error("{0}; give amqp://user:password@host:5672/vhost")]
+    BadUrl(String),
+    /// The broker refuses what we declare: a queue or exchange exists with other arguments.
+    #[error(
+        "the broker has a queue or exchange with other arguments than ours ({0}); delete it, or \
+         use --no-declare to take it as it is"
+    )]
+    Refused(String),
+    /// It is away.
+    #[error("the broker is not answering: {0}")]
+    Away(#[from] lapin::Error),
+    /// It does not answer in time.
+    #[error("the broker did not answer within {0:?}")]
+    TimedOut(Duration),
+    /// The database is away, so nothing is consumed.
+    #[error(transparent)]
+    Store(#[from] crate::store::StoreError),
+    /// A consumer was cancelled by the broker (its queue was deleted or moved).
+    #[error("the broker ended the consumer")]
+    Ended,
+}
+
+/// How to consume.
+#[derive(Debug, Clone)]
+pub struct AmqpSettings {
+    /// `amqp://…` or `amqps://…`.
+    pub url: String,
+    /// Most events handed to this process and not acknowledged.
+    pub prefetch: u16,
+    /// Make exchange and queues; else take them as they are.
+    pub is_declaring: bool,
+}
+
+/// How long a question to the broker may take.
+const ANSWER_WITHIN: Duration = Duration::from_secs(10);
+
+/// Consumes until `shutdown`, through every outage of the broker and the database. Ends with an
+/// error only if trying again cannot help.
+pub async fn run(
+    settings: AmqpSettings,
+    intake: Intake,
+    shutdown: CancellationToken,
+) -> Result<(), BrokerError> {
+    let mut backoff = Backoff::default();
+    loop {
+        let started = tokio::time::Instant::now();
+        let Err(error) = generation::run(&settings, &intake, &shutdown).await else {
+            return Ok(());
+        };
+        if matches!(error, BrokerError::BadUrl(_) | BrokerError::Refused(_)) {
+            return Err(error);
+        }
+        tracing::warn!(%error, "consuming stopped; it will be tried again");
+        if started.elapsed() > Duration::from_secs(30) {
+            backoff = Backoff::default();
+        }
+        tokio::select! {
+            () = tokio::time::sleep(backoff.next(chance())) => {}
+            () = shutdown.cancelled() => return Ok(()),
+        }
+    }
+}
+
+/// Asks whether the broker is there and takes our topology.
+pub async fn check(settings: &AmqpSettings) -> Result<(), BrokerError> {
+    let connection = connect(&settings.url).await?;
+    let channel = answered(connection.create_channel()).await?;
+    if settings.is_declaring {
+        topology::declare(&channel).await?;
+    } else {
+        topology::require(&channel).await?;
+    }
+    answered(connection.close(200, "checked".into())).await
+}
+
+async fn connect(url: &str) -> Result<lapin::Connection, BrokerError> {
+    let mut uri: AMQPUri = url.parse().map_err(BrokerError::BadUrl)?;
+    // Half-open connections are found after two missed heartbeats.
+    uri.query.heartbeat.get_or_insert(5);
+    let runtime = async_rs::Runtime::tokio_current();
+    let properties =
+        lapin::ConnectionProperties::default().with_connection_name("finalizer".into());
+    answered(lapin::Connection::connect_uri_with_runtime(uri, properties, runtime)).await
+}
+
+/// Waits for an answer of the broker, but not for ever.
+async fn answered<T>(
+    question: impl Future<Output = Result<T, lapin::Error>>,
+) -> Result<T, BrokerError> {
+    match tokio::time::timeout(ANSWER_WITHIN, question).await {
+        Ok(answer) => Ok(answer?),
+        Err(_) => Err(BrokerError::TimedOut(ANSWER_WITHIN)),
+    }
+}

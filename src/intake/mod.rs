@@ -1,0 +1,195 @@
+//! Events in: raw bytes from anywhere, taken in batches, answered one by one.
+//!
+//! AMQP, HTTP and files all end here. An event is prepared (decoded and finalized) by whoever
+//! brought it; prepared events gather into batches while two transactions are in flight, with no
+//! timer: an idle service takes an event at once, a busy one takes hundreds together.
+
+pub mod amqp;
+mod batch;
+pub mod file;
+mod prepare;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use bytes::Bytes;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use crate::clock::Clock;
+use crate::event::Rejection;
+use crate::finalize::{Prepared, PriceBook};
+use crate::store::{HandOff, Owed, SharedStore};
+
+pub use prepare::{dead_letter, prepare};
+
+/// An event as it arrived.
+#[derive(Debug, Clone)]
+pub struct RawEvent {
+    /// Its bytes.
+    pub bytes: Bytes,
+    /// Where it came from: `amqp:finalizer.events`, `http`, `file:calls.ndjson:17`.
+    pub source: Arc<str>,
+}
+
+/// What became of an event, for whoever brought it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Disposition {
+    /// Its effect is committed.
+    Done {
+        /// The session it concerned, if one is known.
+        session_id: Option<Uuid>,
+        /// The event's own name.
+        event_id: Option<String>,
+        /// It made a revision of the session.
+        is_finalized: bool,
+    },
+    /// It had been taken before.
+    Duplicate {
+        /// The session it concerned, if one is known.
+        session_id: Option<Uuid>,
+        /// The event's own name.
+        event_id: Option<String>,
+    },
+    /// It is committed as a failure.
+    Rejected {
+        /// The failure.
+        failure_id: Uuid,
+        /// Why.
+        rejection: Rejection,
+    },
+    /// Nothing happened to it, through no fault of its own: bring it again.
+    Retry,
+}
+
+/// What to do with an event while the database is away.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Patience {
+    /// Answer [`Disposition::Retry`] at once.
+    Now,
+    /// Hold it until the database is back.
+    Wait,
+}
+
+/// Where deliveries go after the commit.
+pub trait Desk: HandOff + 'static {
+    /// Takes deliveries that were reserved for.
+    fn accept(&self, owed: Vec<Owed>);
+}
+
+/// Nobody delivers here: deliveries are written unclaimed, for whoever does.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct NoDesk;
+
+impl HandOff for NoDesk {
+    fn reserve(&self, _endpoint_id: Uuid) -> Option<Uuid> {
+        None
+    }
+
+    fn cancel(&self, _endpoint_id: Uuid) {}
+
+    fn disown(&self) {}
+}
+
+impl Desk for NoDesk {
+    fn accept(&self, _owed: Vec<Owed>) {}
+}
+
+/// What intake works with.
+#[derive(Clone)]
+pub struct IntakeParts {
+    /// Where effects are committed.
+    pub store: SharedStore,
+    /// The time.
+    pub clock: Arc<dyn Clock>,
+    /// What things cost.
+    pub prices: Arc<PriceBook>,
+    /// Payloads name sessions below this URL (no slash at the end).
+    pub public_url: String,
+    /// The default recordings place: `s3://bucket[/prefix]` or `file:///folder`.
+    pub recordings_place: String,
+    /// Who delivers.
+    pub desk: Arc<dyn Desk>,
+    /// Larger events become failures.
+    pub max_event_bytes: usize,
+}
+
+/// The way in. Cheap to clone; the batches stop when the last clone is gone.
+#[derive(Clone)]
+pub struct Intake {
+    parts: Arc<IntakeParts>,
+    tickets: mpsc::Sender<Ticket>,
+    is_paused: Arc<AtomicBool>,
+}
+
+/// A prepared event on its way into a batch, and where its answer goes.
+pub struct Ticket {
+    /// The event.
+    pub prepared: Prepared,
+    /// What to do with it while the database is away.
+    pub patience: Patience,
+    /// The bringer's own name for it; comes back with the answer.
+    pub token: u64,
+    /// Where the answer goes.
+    pub answers: mpsc::UnboundedSender<(u64, Disposition)>,
+}
+
+/// How many prepared events may wait for a batch before their bringers wait too.
+const WAITING_EVENTS: usize = 400;
+
+impl Intake {
+    /// Starts taking batches; the future runs until the last `Intake` is gone and everything it
+    /// was given is answered, or until `shutdown`.
+    pub fn new(
+        parts: IntakeParts,
+        shutdown: CancellationToken,
+    ) -> (Self, impl Future<Output = ()> + Send + 'static) {
+        let (tickets, waiting) = mpsc::channel(WAITING_EVENTS);
+        let parts = Arc::new(parts);
+        let is_paused = Arc::new(AtomicBool::new(false));
+        let intake = Self { parts: parts.clone(), tickets, is_paused: is_paused.clone() };
+        (intake, batch::run(parts, waiting, is_paused, shutdown))
+    }
+
+    /// Takes events and waits for their answers, which are in the order of the events.
+    pub async fn take(&self, events: Vec<RawEvent>, patience: Patience) -> Vec<Disposition> {
+        let mut dispositions = vec![Disposition::Retry; events.len()];
+        let (answers, mut answered) = mpsc::unbounded_channel();
+        for (token, event) in (0..).zip(events) {
+            let prepared = self.prepare(event);
+            let ticket = Ticket { prepared, patience, token, answers: answers.clone() };
+            if self.tickets.send(ticket).await.is_err() {
+                break;
+            }
+        }
+        drop(answers);
+        while let Some((token, disposition)) = answered.recv().await {
+            if let Some(place) = usize::try_from(token).ok().and_then(|i| dispositions.get_mut(i)) {
+                *place = disposition;
+            }
+        }
+        dispositions
+    }
+
+    /// Decodes and finalizes an event, without the store.
+    pub fn prepare(&self, event: RawEvent) -> Prepared {
+        let parts = &self.parts;
+        prepare(event, &parts.prices, parts.max_event_bytes, parts.clock.now())
+    }
+
+    /// Puts a prepared event on its way; waits while too many others are. `false`: shutting down.
+    pub async fn submit(&self, ticket: Ticket) -> bool {
+        self.tickets.send(ticket).await.is_ok()
+    }
+
+    /// The database is away and events are held or sent back.
+    pub fn is_paused(&self) -> bool {
+        self.is_paused.load(Ordering::Relaxed)
+    }
+
+    /// What this intake works with.
+    pub fn parts(&self) -> &IntakeParts {
+        &self.parts
+    }
+}

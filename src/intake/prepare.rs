@@ -1,0 +1,108 @@
+//! One event, as far as it can go without the store.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use chrono::{DateTime, Utc};
+
+use super::RawEvent;
+use crate::clock::new_id;
+use crate::event::{Event, FailureCode, Rejection, decode};
+use crate::finalize::{Change, Prepared, PriceBook, finalize, start};
+
+/// Decodes and finalizes an event. A panic on the way is this one event's failure.
+pub fn prepare(
+    event: RawEvent,
+    prices: &PriceBook,
+    max_event_bytes: usize,
+    now: DateTime<Utc>,
+) -> Prepared {
+    let RawEvent { bytes, source } = event;
+    let (change, event_id, event_type) = if bytes.len() > max_event_bytes {
+        (Err(Rejection::too_large(bytes.len(), max_event_bytes)), None, None)
+    } else {
+        match catch_unwind(AssertUnwindSafe(|| read(&bytes, prices))) {
+            Ok(read) => read,
+            Err(_) => (Err(panicked(&bytes)), None, None),
+        }
+    };
+    Prepared { change, raw: bytes, source, event_id, event_type, failure_id: new_id(now) }
+}
+
+/// A message that the broker gave up on, to be kept as a failure.
+pub fn dead_letter(event: RawEvent, reason: &str, now: DateTime<Utc>) -> Prepared {
+    let RawEvent { bytes, source } = event;
+    let message = format!(
+        "The broker gave up on this message ({reason}): it was handed out too often without being \
+         acknowledged; look for a worker that crashed on it, then replay it."
+    );
+    Prepared {
+        change: Err(about(&bytes, Rejection::new(FailureCode::DeliveryLimit, message))),
+        raw: bytes,
+        source,
+        event_id: None,
+        event_type: None,
+        failure_id: new_id(now),
+    }
+}
+
+type Read = (Result<Change, Rejection>, Option<String>, Option<&'static str>);
+
+fn read(bytes: &[u8], prices: &PriceBook) -> Read {
+    match decode(bytes) {
+        Err(rejection) => (Err(rejection), None, None),
+        Ok(Event::Started(started)) => {
+            let event_id = started.envelope.event_id.to_owned_string();
+            (
+                Ok(Change::Started(Box::new(start(&started)))),
+                Some(event_id),
+                Some("session.started"),
+            )
+        }
+        Ok(Event::Ended(ended)) => {
+            let event_id = ended.envelope.event_id.to_owned_string();
+            let session_id = ended.call.identity.session_id;
+            let session = finalize(&ended, prices);
+            let change = session.map(|session| Change::Ended(Box::new(session)));
+            let change = change.map_err(|rejection| Rejection {
+                session_id: rejection.session_id.or(Some(session_id)),
+                ..rejection
+            });
+            (change, Some(event_id), Some("session.ended"))
+        }
+        Ok(Event::Recording(updated)) => {
+            let event_id = updated.envelope.event_id.to_owned_string();
+            let change = Change::Recording {
+                session_id: updated.session_id,
+                egress: Box::new(updated.egress),
+            };
+            (Ok(change), Some(event_id), Some("recording.updated"))
+        }
+    }
+}
+
+fn panicked(bytes: &[u8]) -> Rejection {
+    let message = "Finalizer itself failed on this event, which is a defect; report it, and replay \
+                   the event once it is mended.";
+    let rejection = Rejection::new(FailureCode::InternalError, message);
+    tracing::error!(event.bytes = bytes.len(), "an event made the program panic; it is kept");
+    rejection
+}
+
+/// The rejection with what can be told of the event it is about.
+fn about(bytes: &[u8], rejection: Rejection) -> Rejection {
+    match catch_unwind(AssertUnwindSafe(|| decode(bytes))) {
+        Ok(Err(other)) => Rejection {
+            session_id: other.session_id,
+            event_id: other.event_id,
+            event_type: other.event_type,
+            ..rejection
+        },
+        Ok(Ok(event)) => Rejection {
+            session_id: event.session_id(),
+            event_id: Some(event.envelope().event_id.to_owned_string()),
+            event_type: Some(event.type_name().to_owned()),
+            ..rejection
+        },
+        Err(_) => rejection,
+    }
+}
