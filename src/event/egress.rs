@@ -2,6 +2,14 @@
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+use super::members::{missing, read_value};
+use super::scalar::{Address, Int64, Name, Object, Words};
+use super::{Rejection, Text};
+
+/// The longest `error` that is kept, in bytes.
+const MAX_ERROR_BYTES: usize = 512;
 
 /// Where an egress stands, in the order in which one state may follow another.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -59,4 +67,180 @@ pub struct EgressFile {
     pub is_stored: bool,
     /// When the file's first frame was written.
     pub started_at: Option<DateTime<Utc>>,
+}
+
+/// Reads an `EgressInfo`, such as the `egressInfo` of `LiveKit`'s own webhooks. Pointers of a
+/// rejection count from `pointer`, the place of the bytes in the whole (empty if they are the
+/// whole).
+pub fn egress_from_slice(info: &[u8], pointer: &str) -> Result<Egress, Rejection> {
+    let text = std::str::from_utf8(info)
+        .map_err(|_| Rejection::invalid(pointer, "Expected UTF-8, found other bytes."))?;
+    read_value::<Object<EgressInfo<'_>>>(text, pointer)?.0.into_egress(pointer)
+}
+
+/// `livekit.EgressInfo`, cut to what we use.
+#[derive(Debug, Deserialize)]
+pub(super) struct EgressInfo<'a> {
+    #[serde(alias = "egressId", borrow)]
+    egress_id: Option<Name<'a>>,
+    #[serde(alias = "roomId")]
+    room_id: Option<Name<'a>>,
+    #[serde(alias = "roomName")]
+    room_name: Option<Name<'a>>,
+    status: Option<&'a RawValue>,
+    #[serde(alias = "updatedAt")]
+    updated_at: Option<Int64>,
+    #[serde(alias = "startedAt")]
+    started_at: Option<Int64>,
+    #[serde(alias = "endedAt")]
+    ended_at: Option<Int64>,
+    #[serde(alias = "fileResults")]
+    file_results: Option<Vec<Object<FileInfo<'a>>>>,
+    /// What servers before `fileResults` sent.
+    file: Option<Object<FileInfo<'a>>>,
+    #[serde(alias = "backupStorageUsed")]
+    backup_storage_used: Option<bool>,
+    error: Option<Words<'a>>,
+    #[serde(alias = "roomComposite")]
+    room_composite: Option<Object<Request<'a>>>,
+    participant: Option<Object<Request<'a>>>,
+    track: Option<Object<Request<'a>>>,
+    #[serde(alias = "trackComposite")]
+    track_composite: Option<Object<Request<'a>>>,
+    web: Option<Object<Request<'a>>>,
+}
+
+/// `livekit.FileInfo`, cut to what we use.
+#[derive(Debug, Deserialize)]
+struct FileInfo<'a> {
+    #[serde(borrow)]
+    filename: Option<Address<'a>>,
+    size: Option<Int64>,
+    location: Option<Text<'a>>,
+    #[serde(alias = "startedAt")]
+    started_at: Option<Int64>,
+}
+
+/// What was asked for, whatever is recorded: only the outputs matter.
+#[derive(Debug, Deserialize)]
+struct Request<'a> {
+    #[serde(alias = "fileOutputs", borrow)]
+    file_outputs: Option<Vec<Object<Output<'a>>>>,
+    file: Option<Object<Output<'a>>>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Output<'a> {
+    #[serde(borrow)]
+    s3: Option<Object<Upload<'a>>>,
+    gcp: Option<Object<Upload<'a>>>,
+    azure: Option<Object<Upload<'a>>>,
+    #[serde(rename = "aliOSS", alias = "ali_oss")]
+    ali_oss: Option<Object<Upload<'a>>>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Upload<'a> {
+    /// Azure has containers.
+    #[serde(alias = "containerName", alias = "container_name", borrow)]
+    bucket: Option<Name<'a>>,
+}
+
+impl<'a> EgressInfo<'a> {
+    /// The rooms of the event that carries the report stand in for absent ones.
+    pub(super) fn default_rooms(&mut self, id: Option<Name<'a>>, name: Option<Name<'a>>) {
+        let is_given = |name: &Name<'_>| !name.0.as_str().is_empty();
+        self.room_id = self.room_id.take().filter(is_given).or(id);
+        self.room_name = self.room_name.take().filter(is_given).or(name);
+    }
+
+    /// The report. `pointer` leads to this object.
+    pub(super) fn into_egress(mut self, pointer: &str) -> Result<Egress, Rejection> {
+        let egress_id = owned(self.egress_id.take()).ok_or_else(|| {
+            missing(format!("{pointer}/egressId"), "the egress's id, a string that is not empty")
+        })?;
+        let file = self.take_file();
+        let status = status(self.status, file.as_ref().is_some_and(|file| file.is_stored))
+            .ok_or_else(|| unknown_status(pointer))?;
+        Ok(Egress {
+            egress_id,
+            room_id: owned(self.room_id),
+            room_name: owned(self.room_name),
+            status,
+            updated_at_ns: self.updated_at.unwrap_or_default().0.max(0),
+            started_at: time(self.started_at),
+            ended_at: time(self.ended_at),
+            file,
+            is_backup_only: self.backup_storage_used.unwrap_or(false),
+            error: self.error.and_then(Words::unless_empty).map(|error| cut(error.as_str())),
+        })
+    }
+
+    fn take_file(&mut self) -> Option<EgressFile> {
+        let first = self.file_results.take().and_then(|files| files.into_iter().next());
+        let file = first.or(self.file.take())?.0;
+        Some(EgressFile {
+            filename: file.filename.and_then(Address::unless_empty)?.to_owned_string(),
+            bucket: self.take_bucket(),
+            size: file.size.unwrap_or_default().0.max(0),
+            is_stored: file.location.is_some_and(|location| !location.as_str().is_empty()),
+            started_at: time(file.started_at),
+        })
+    }
+
+    fn take_bucket(&mut self) -> Option<String> {
+        let request = [
+            self.room_composite.take(),
+            self.participant.take(),
+            self.track.take(),
+            self.track_composite.take(),
+            self.web.take(),
+        ];
+        let request = request.into_iter().flatten().next()?.0;
+        let first = request.file_outputs.and_then(|outputs| outputs.into_iter().next());
+        let output = first.or(request.file)?.0;
+        let upload = output.s3.or(output.gcp).or(output.azure).or(output.ali_oss)?;
+        owned(upload.0.bucket)
+    }
+}
+
+/// The status: an enum's name or its number; Protobuf leaves out the first (STARTING).
+fn status(raw: Option<&RawValue>, is_stored: bool) -> Option<EgressStatus> {
+    let at_limit = if is_stored { EgressStatus::Complete } else { EgressStatus::Failed };
+    Some(match raw.map_or("0", RawValue::get) {
+        "0" | "\"EGRESS_STARTING\"" => EgressStatus::Starting,
+        "1" | "\"EGRESS_ACTIVE\"" => EgressStatus::Active,
+        "2" | "\"EGRESS_ENDING\"" => EgressStatus::Ending,
+        "3" | "\"EGRESS_COMPLETE\"" => EgressStatus::Complete,
+        "4" | "\"EGRESS_FAILED\"" => EgressStatus::Failed,
+        "5" | "\"EGRESS_ABORTED\"" => EgressStatus::Aborted,
+        "6" | "\"EGRESS_LIMIT_REACHED\"" => at_limit,
+        _ => return None,
+    })
+}
+
+fn unknown_status(pointer: &str) -> Rejection {
+    Rejection::invalid(
+        format!("{pointer}/status"),
+        "Expected a status of LiveKit's, from EGRESS_STARTING (0) to EGRESS_LIMIT_REACHED (6), \
+         found another value.",
+    )
+}
+
+fn owned(name: Option<Name<'_>>) -> Option<String> {
+    name.and_then(Name::unless_empty).map(|name| name.to_owned_string())
+}
+
+/// A time in nanoseconds; Protobuf says 0, or nothing, for "not yet".
+fn time(nanoseconds: Option<Int64>) -> Option<DateTime<Utc>> {
+    let micros = nanoseconds?.0 / 1000;
+    if micros > 0 { DateTime::from_timestamp_micros(micros) } else { None }
+}
+
+fn cut(error: &str) -> String {
+    let mut end = error.len().min(MAX_ERROR_BYTES);
+    while !error.is_char_boundary(end) {
+        end -= 1;
+    }
+    error[..end].to_owned()
 }

@@ -3,16 +3,31 @@
 //! Pure. The wire's own structs never leave this folder; what leaves it is checked: identifying
 //! strings are short and free of U+0000, times lie in the years 0 to 9999 and are cut to
 //! microseconds, numbers are in range.
+//!
+//! Two ways lead to an event. The fast one reads the bytes once, borrowing its texts from them. If
+//! it fails for whatever reason, the careful one looks at one member after the other: it alone
+//! knows which members and list elements are for us (what the others hold cannot fail an event),
+//! and it alone says what is wrong. What the fast way takes, the careful way takes as the same
+//! event.
 
 mod decode;
+mod digest;
 mod egress;
+mod elements;
+mod members;
 mod messages;
+mod metadata;
+mod owned;
 mod rejection;
 mod report;
+mod scalar;
+mod surrogates;
 mod text;
+mod usage;
+mod wire;
 
 pub use decode::decode;
-pub use egress::{Egress, EgressStatus};
+pub use egress::{Egress, EgressFile, EgressStatus, egress_from_slice};
 pub use rejection::{FailureCode, Rejection};
 pub use text::Text;
 
@@ -32,6 +47,65 @@ pub enum Event<'a> {
     Ended(Box<SessionEnded<'a>>),
     /// `recording.updated`: what became of a recording.
     Recording(Box<RecordingUpdated<'a>>),
+}
+
+/// The types of events there are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum EventType {
+    /// `session.started`.
+    Started,
+    /// `session.ended`.
+    Ended,
+    /// `recording.updated`.
+    Recording,
+}
+
+impl EventType {
+    /// Every type.
+    pub const ALL: [Self; 3] = [Self::Started, Self::Ended, Self::Recording];
+
+    /// The type as it stands in events; also the routing key.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Started => "session.started",
+            Self::Ended => "session.ended",
+            Self::Recording => "recording.updated",
+        }
+    }
+
+    /// All names, for people.
+    fn names() -> String {
+        Self::ALL.map(|event_type| format!("`{}`", event_type.as_str())).join(", ")
+    }
+}
+
+impl<'a> Event<'a> {
+    /// Its type.
+    pub fn event_type(&self) -> EventType {
+        match self {
+            Self::Started(_) => EventType::Started,
+            Self::Ended(_) => EventType::Ended,
+            Self::Recording(_) => EventType::Recording,
+        }
+    }
+
+    /// How it names itself.
+    pub fn envelope(&self) -> &Envelope<'a> {
+        match self {
+            Self::Started(started) => &started.envelope,
+            Self::Ended(ended) => &ended.envelope,
+            Self::Recording(recording) => &recording.envelope,
+        }
+    }
+
+    /// The session it is about, if it says.
+    pub fn session_id(&self) -> Option<Uuid> {
+        match self {
+            Self::Started(started) => Some(started.identity.session_id),
+            Self::Ended(ended) => Some(ended.call.identity.session_id),
+            Self::Recording(recording) => recording.session_id,
+        }
+    }
 }
 
 /// How an event names itself; for tracing only.
@@ -88,6 +162,14 @@ pub struct SessionStarted<'a> {
     pub digest: Digest,
 }
 
+/// What the digest of a `session.started` covers. See [`Call`] before adding a field.
+#[derive(Serialize)]
+struct StartedCall<'a> {
+    identity: Identity<'a>,
+    #[serde(serialize_with = "digest::time")]
+    started_at: DateTime<Utc>,
+}
+
 /// `session.ended`: a whole call.
 #[derive(Debug, Clone, PartialEq)]
 pub struct SessionEnded<'a> {
@@ -108,9 +190,10 @@ pub struct Call<'a> {
     /// Which call.
     pub identity: Identity<'a>,
     /// When the call began; all turn times count from here.
+    #[serde(serialize_with = "digest::time")]
     pub started_at: DateTime<Utc>,
     /// When it ended, if the publisher says.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(serialize_with = "digest::optional_time", skip_serializing_if = "Option::is_none")]
     pub ended_at: Option<DateTime<Utc>>,
     /// Why it ended: the event's own word, else the report's (`CR_USER_INITIATED` is
     /// `user_initiated`).
@@ -130,7 +213,7 @@ pub struct Call<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub report_duration_ms: Option<i64>,
     /// The report's `timestamp`, seconds and milliseconds told apart.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(serialize_with = "digest::optional_time", skip_serializing_if = "Option::is_none")]
     pub report_timestamp: Option<DateTime<Utc>>,
     /// What the worker says of the recording.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -161,6 +244,17 @@ pub enum Role {
     Assistant,
 }
 
+impl Role {
+    /// The role of that name, if it is one who speaks.
+    fn parse(name: &str) -> Option<Self> {
+        match name {
+            "user" => Some(Self::User),
+            "assistant" => Some(Self::Assistant),
+            _ => None,
+        }
+    }
+}
+
 /// One message of `user` or `assistant`, as sent.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Message<'a> {
@@ -178,13 +272,13 @@ pub struct Message<'a> {
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub interrupted: bool,
     /// When the item was made. For the neutral form, nothing.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(serialize_with = "digest::optional_time", skip_serializing_if = "Option::is_none")]
     pub created_at: Option<DateTime<Utc>>,
     /// When the speaker began (`metrics.started_speaking_at`; the neutral form's `started_at`).
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(serialize_with = "digest::optional_time", skip_serializing_if = "Option::is_none")]
     pub started_speaking_at: Option<DateTime<Utc>>,
     /// When the speaker ended.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(serialize_with = "digest::optional_time", skip_serializing_if = "Option::is_none")]
     pub stopped_speaking_at: Option<DateTime<Utc>>,
     /// `metrics.tts_metadata`: which voice spoke; tells untyped usage entries apart.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -272,14 +366,6 @@ impl Metadata {
     /// `{}`.
     pub fn empty() -> Self {
         Self("{}".to_owned())
-    }
-}
-
-impl Serialize for Metadata {
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let sorted: serde_json::Value =
-            serde_json::from_str(&self.0).map_err(serde::ser::Error::custom)?;
-        sorted.serialize(serializer)
     }
 }
 

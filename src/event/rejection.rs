@@ -5,6 +5,8 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use super::Event;
+
 /// What kind of trouble; the whole list of codes a failure can have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -115,6 +117,26 @@ impl Rejection {
     /// A rejection for the value at `pointer`.
     pub fn at(code: FailureCode, pointer: impl Into<String>, message: impl Into<String>) -> Self {
         Self { pointer: Some(pointer.into()), ..Self::new(code, message) }
+    }
+
+    /// More bytes than an event may have (`--max-event-bytes`).
+    pub fn too_large(size_bytes: usize, max_bytes: usize) -> Self {
+        let message = format!(
+            "The event has {size_bytes} bytes, and at most {max_bytes} are taken: leave the \
+             report's `events` and `options` out."
+        );
+        Self::new(FailureCode::TooLarge, message)
+    }
+
+    /// Says which event it is about, if that was not known yet.
+    #[must_use]
+    pub fn about(self, event: &Event<'_>) -> Self {
+        Self {
+            session_id: self.session_id.or_else(|| event.session_id()),
+            event_id: self.event_id.or_else(|| Some(event.envelope().event_id.to_owned_string())),
+            event_type: self.event_type.or_else(|| Some(event.event_type().as_str().to_owned())),
+            ..self
+        }
     }
 
     /// `invalid_event` at `pointer`.
