@@ -1,0 +1,182 @@
+//! Carries one delivery to its endpoint, and hands in what came of it.
+
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use chrono::{DateTime, Utc};
+use futures_util::FutureExt as _;
+use tokio::sync::mpsc;
+use tokio::time::sleep;
+
+use super::Office;
+use super::attempt::{self, Answer, Letter};
+use super::client::{Client, Posted};
+use super::directory::{Addressee, Directory};
+use super::queue::{Job, Pace};
+use super::recorder::Entry;
+use crate::clock;
+use crate::shutdown::panic_text;
+use crate::store::{AttemptResult, Next};
+use crate::webhook::{Secret, next_attempt};
+
+/// How long to wait before the endpoints are asked for again.
+const ASK_AGAIN: Duration = Duration::from_millis(250);
+
+pub(super) struct Carrier {
+    pub(super) office: Office,
+    pub(super) client: Client,
+    pub(super) directory: Arc<Directory>,
+    pub(super) entries: mpsc::Sender<Entry>,
+    pub(super) deadline: Duration,
+}
+
+/// What the other deliveries to the same endpoint should know.
+pub(super) struct Feedback {
+    pub(super) pace: Pace,
+    pub(super) pause_until: Option<DateTime<Utc>>,
+}
+
+impl Feedback {
+    const NONE: Self = Self { pace: Pace::Same, pause_until: None };
+}
+
+impl Carrier {
+    /// Attempts a delivery once. Returns when the result is in the recorder's hands, which holds
+    /// up new attempts when results cannot be written.
+    pub(super) async fn carry(&self, job: Job) -> Feedback {
+        let started_at = self.office.clock.now();
+        let carrying = AssertUnwindSafe(self.attempt(&job, started_at)).catch_unwind();
+        let (entry, feedback) = carrying.await.unwrap_or_else(|panic| {
+            tracing::error!(
+                delivery.id = %job.owed.delivery_id,
+                "an attempt panicked: {}",
+                panic_text(panic.as_ref())
+            );
+            let failed = failed_here(&job, started_at, self.office.clock.now(), "internal_error");
+            (attempted(&job, failed, false), Feedback::NONE)
+        });
+        // Nobody receives only when the process is ending in haste: its deliveries are rescued.
+        drop(self.entries.send(entry).await);
+        feedback
+    }
+
+    async fn attempt(&self, job: &Job, started_at: DateTime<Utc>) -> (Entry, Feedback) {
+        let Some(addressee) = self.addressee(job).await else {
+            return (Entry::GivenBack(job.clone()), Feedback::NONE);
+        };
+        let Some(addressee) = addressee.filter(|addressee| !addressee.is_disabled) else {
+            return (attempted(job, cancelled(job, started_at), false), Feedback::NONE);
+        };
+        let Some(secrets) = &addressee.secrets else {
+            let failed = failed_here(job, started_at, self.office.clock.now(), "unreadable_secret");
+            return (attempted(job, failed, false), Feedback::NONE);
+        };
+        self.post(job, &addressee.url, secrets).await
+    }
+
+    /// The endpoint, if there is one. The outer `None`: there is not enough time left to post.
+    async fn addressee(&self, job: &Job) -> Option<Option<Arc<Addressee>>> {
+        while self.office.desk.lively_process() == Some(job.process) {
+            let found = self.directory.find(job.owed.endpoint_id).await;
+            match found {
+                // The answer may have taken what time there was.
+                Ok(found) => {
+                    return (self.office.desk.lively_process() == Some(job.process)).then_some(found);
+                }
+                Err(_) => sleep(ASK_AGAIN).await,
+            }
+        }
+        None
+    }
+
+    async fn post(&self, job: &Job, url: &str, secrets: &[Secret]) -> (Entry, Feedback) {
+        let started_at = self.office.clock.now();
+        let (message_id, body) = (job.owed.message_id, job.owed.body.clone());
+        let letter = Letter { url, secrets, message_id, body };
+        let posted = attempt::send(&self.client, letter, started_at, self.deadline).await;
+        let now = self.office.clock.now();
+        let answer = Answer::of(&posted, now);
+        let next = match answer {
+            Answer::Delivered => Next::Done,
+            Answer::Gone => Next::Cancelled,
+            Answer::Overloaded(_) | Answer::Failed => later(job, now, answer.retry_after()),
+        };
+        log(job, &posted, next);
+        let feedback = Feedback { pace: pace(answer), pause_until: answer.retry_after() };
+        let result = result(job, started_at, posted, next);
+        (attempted(job, result, answer == Answer::Gone), feedback)
+    }
+}
+
+fn later(job: &Job, now: DateTime<Utc>, retry_after: Option<DateTime<Utc>>) -> Next {
+    let attempts = job.owed.attempts + 1;
+    next_attempt(attempts, now, clock::chance(), retry_after)
+        .map_or(Next::Exhausted, Next::RetryAt)
+}
+
+fn pace(answer: Answer) -> Pace {
+    match answer {
+        Answer::Delivered => Pace::Faster,
+        Answer::Overloaded(_) => Pace::Slower,
+        Answer::Gone | Answer::Failed => Pace::Same,
+    }
+}
+
+fn attempted(job: &Job, result: AttemptResult, is_endpoint_gone: bool) -> Entry {
+    Entry::Attempted { job: job.clone(), result: Box::new(result), is_endpoint_gone }
+}
+
+fn result(job: &Job, started_at: DateTime<Utc>, posted: Posted, next: Next) -> AttemptResult {
+    let Posted { status, error, head, body, address, is_connection_reused, duration, .. } = posted;
+    AttemptResult {
+        delivery_id: job.owed.delivery_id,
+        number: job.owed.attempts + 1,
+        started_at,
+        duration_us: i64::try_from(duration.as_micros()).unwrap_or(i64::MAX),
+        status,
+        error: error.map(|error| error.as_str().to_owned()),
+        response_head: head,
+        response_body: body,
+        address: address.map(|address| address.to_string()),
+        is_connection_reused,
+        next,
+    }
+}
+
+/// An attempt that did not reach the network, for a reason that lies with us.
+fn failed_here(
+    job: &Job,
+    started_at: DateTime<Utc>,
+    now: DateTime<Utc>,
+    reason: &str,
+) -> AttemptResult {
+    let failed = result(job, started_at, Posted::nothing(), later(job, now, None));
+    AttemptResult { error: Some(reason.to_owned()), ..failed }
+}
+
+/// No attempt at all: the endpoint is not there any more.
+fn cancelled(job: &Job, now: DateTime<Utc>) -> AttemptResult {
+    let cancelled = result(job, now, Posted::nothing(), Next::Cancelled);
+    AttemptResult { number: job.owed.attempts, ..cancelled }
+}
+
+fn log(job: &Job, posted: &Posted, next: Next) {
+    let outcome = match next {
+        Next::Done => return,
+        Next::RetryAt(at) => format!("next at {}", at.format("%FT%TZ")),
+        Next::Exhausted => "that was the last attempt".to_owned(),
+        Next::Cancelled => "the endpoint is gone".to_owned(),
+    };
+    tracing::info!(
+        delivery.id = %job.owed.delivery_id,
+        endpoint.id = %job.owed.endpoint_id,
+        message.id = %job.owed.message_id,
+        attempt = job.owed.attempts + 1,
+        http.status = posted.status,
+        error = posted.error.map(super::client::PostError::as_str),
+        duration_ms = posted.duration.as_millis(),
+        "webhook not delivered; {outcome}"
+    );
+}

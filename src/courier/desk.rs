@@ -1,0 +1,286 @@
+//! Where deliveries come in: what this process holds, under which id, and how much more it can.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use tokio::sync::{Notify, mpsc};
+use tokio::time::Instant;
+use uuid::Uuid;
+
+use super::queue::{Job, PER_ENDPOINT};
+use crate::clock::Clock;
+use crate::store::{HandOff, Owed};
+
+/// Deliveries to one endpoint that intake may hand over.
+const HANDED_PER_ENDPOINT: usize = 256;
+/// Deliveries in all: each costs its body until it is done.
+const HELD_IN_ALL: usize = 20_000;
+/// With less than this to live no POST is started: its result could come too late to count.
+const LEAST_LIFE: Duration = Duration::from_secs(2);
+
+/// This process's place in the table of living processes.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Life {
+    pub(super) process: Uuid,
+    pub(super) until: Instant,
+}
+
+/// The courier's counter: takes deliveries from intake and from the sweep.
+pub struct Desk {
+    clock: Arc<dyn Clock>,
+    state: Mutex<State>,
+    arrivals: mpsc::UnboundedSender<Vec<Job>>,
+    /// Something that the loop should look at has changed: the process's life.
+    pub(super) changed: Notify,
+    /// An endpoint has room again for what waits in the table.
+    pub(super) room: Notify,
+}
+
+/// What may be claimed of endpoints that have something due.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Slots {
+    /// Of these so many each.
+    pub(super) free: Vec<(Uuid, u32)>,
+    /// Of some other there is no room for more.
+    pub(super) is_any_full: bool,
+}
+
+#[derive(Default)]
+struct State {
+    life: Option<Life>,
+    is_closed: bool,
+    held: HashMap<Uuid, Held>,
+    total: usize,
+    paused: HashMap<Uuid, DateTime<Utc>>,
+}
+
+#[derive(Debug, Default, Clone, Copy)]
+struct Held {
+    handed: usize,
+    claimed: usize,
+}
+
+impl Desk {
+    pub(super) fn new(clock: Arc<dyn Clock>) -> (Self, mpsc::UnboundedReceiver<Vec<Job>>) {
+        let (arrivals, receiver) = mpsc::unbounded_channel();
+        let state = Mutex::new(State::default());
+        (Self { clock, state, arrivals, changed: Notify::new(), room: Notify::new() }, receiver)
+    }
+
+    /// Takes deliveries that were reserved and are now committed.
+    pub fn accept(&self, owed: Vec<Owed>) {
+        let process = self.state().life.map(|life| life.process);
+        if let Some(process) = process {
+            let job = |owed| Job { owed, process, is_claimed: false };
+            self.arrive(owed.into_iter().map(job).collect());
+        } else {
+            // The id they were reserved under has run out: whoever rescues them sends them.
+            owed.iter().for_each(|owed| self.free(owed.endpoint_id, false));
+        }
+    }
+
+    /// Takes deliveries that were claimed under this id.
+    pub(super) fn accept_claimed(&self, owed: Vec<Owed>, process: Uuid) {
+        let mut state = self.state();
+        for owed in &owed {
+            state.held.entry(owed.endpoint_id).or_default().claimed += 1;
+            state.total += 1;
+        }
+        drop(state);
+        let job = |owed| Job { owed, process, is_claimed: true };
+        self.arrive(owed.into_iter().map(job).collect());
+    }
+
+    fn arrive(&self, jobs: Vec<Job>) {
+        if let Err(unsent) = self.arrivals.send(jobs) {
+            unsent.0.iter().for_each(|job| self.free(job.owed.endpoint_id, job.is_claimed));
+        }
+    }
+
+    /// A delivery is held no more: recorded, given back or dropped.
+    pub(super) fn free(&self, endpoint_id: Uuid, is_claimed: bool) {
+        let mut state = self.state();
+        state.total = state.total.saturating_sub(1);
+        if let Some(held) = state.held.get_mut(&endpoint_id) {
+            let count = if is_claimed { &mut held.claimed } else { &mut held.handed };
+            *count = count.saturating_sub(1);
+            if held.claimed + held.handed == 0 {
+                state.held.remove(&endpoint_id);
+            }
+        }
+        drop(state);
+        if is_claimed {
+            self.room.notify_one();
+        }
+    }
+
+    /// How many deliveries may be claimed of each of these endpoints.
+    pub(super) fn slots(&self, endpoints: &[Uuid]) -> Slots {
+        let now = self.clock.now();
+        let mut state = self.state();
+        state.paused.retain(|_, until| *until > now);
+        let mut room = HELD_IN_ALL.saturating_sub(state.total);
+        let mut slots = Slots::default();
+        for endpoint_id in endpoints.iter().filter(|id| !state.paused.contains_key(*id)) {
+            let claimed = state.held.get(endpoint_id).map_or(0, |held| held.claimed);
+            let free = PER_ENDPOINT.saturating_sub(claimed).min(room);
+            room -= free;
+            match u32::try_from(free) {
+                Ok(0) | Err(_) => slots.is_any_full = true,
+                Ok(free) => slots.free.push((*endpoint_id, free)),
+            }
+        }
+        slots
+    }
+
+    /// The receiver wants no requests until then.
+    pub(super) fn pause(&self, endpoint_id: Uuid, until: DateTime<Utc>) {
+        let mut state = self.state();
+        let paused = state.paused.entry(endpoint_id).or_insert(until);
+        *paused = until.max(*paused);
+    }
+
+    pub(super) fn is_paused(&self, endpoint_id: Uuid) -> bool {
+        let now = self.clock.now();
+        self.state().paused.get(&endpoint_id).is_some_and(|until| *until > now)
+    }
+
+    /// The process lives until then, under this id.
+    pub(super) fn live(&self, life: Life) {
+        self.state().life = Some(life);
+        self.changed.notify_one();
+    }
+
+    /// The process has lost its id, and with it everything it holds.
+    pub(super) fn lose(&self) {
+        self.state().life = None;
+        self.changed.notify_one();
+    }
+
+    /// Takes no more reservations.
+    pub(super) fn close(&self) {
+        self.state().is_closed = true;
+    }
+
+    /// The id under which deliveries are held.
+    pub(super) fn process(&self) -> Option<Uuid> {
+        self.state().life.map(|life| life.process)
+    }
+
+    /// The id under which something may be started now.
+    pub(super) fn lively_process(&self) -> Option<Uuid> {
+        self.state().lively_process()
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn lively_process(&self) -> Option<Uuid> {
+        let life = self.life?;
+        (Instant::now() + LEAST_LIFE < life.until).then_some(life.process)
+    }
+}
+
+impl HandOff for Desk {
+    fn reserve(&self, endpoint_id: Uuid) -> Option<Uuid> {
+        let now = self.clock.now();
+        let mut state = self.state();
+        let process = state.lively_process()?;
+        let is_paused = state.paused.get(&endpoint_id).is_some_and(|until| *until > now);
+        let handed = state.held.get(&endpoint_id).map_or(0, |held| held.handed);
+        if state.is_closed
+            || is_paused
+            || handed >= HANDED_PER_ENDPOINT
+            || state.total >= HELD_IN_ALL
+        {
+            return None;
+        }
+        state.held.entry(endpoint_id).or_default().handed += 1;
+        state.total += 1;
+        Some(process)
+    }
+
+    fn cancel(&self, endpoint_id: Uuid) {
+        self.free(endpoint_id, false);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::SystemClock;
+
+    fn desk() -> Desk {
+        Desk::new(Arc::new(SystemClock::default())).0
+    }
+
+    fn alive(seconds: u64) -> Life {
+        Life { process: Uuid::from_u128(1), until: Instant::now() + Duration::from_secs(seconds) }
+    }
+
+    fn endpoint(number: u128) -> Uuid {
+        Uuid::from_u128(number)
+    }
+
+    #[test]
+    fn a_process_that_does_not_live_reserves_nothing() {
+        let desk = desk();
+        assert_eq!(desk.reserve(endpoint(7)), None);
+        desk.live(alive(10));
+        assert_eq!(desk.reserve(endpoint(7)), Some(Uuid::from_u128(1)));
+        desk.live(alive(1));
+        assert_eq!(desk.reserve(endpoint(7)), None, "too little life is left");
+        desk.live(alive(10));
+        desk.lose();
+        assert_eq!(desk.reserve(endpoint(7)), None);
+    }
+
+    #[test]
+    fn a_courier_that_is_closing_reserves_nothing() {
+        let desk = desk();
+        desk.live(alive(10));
+        desk.close();
+        assert_eq!(desk.reserve(endpoint(7)), None);
+    }
+
+    #[test]
+    fn one_endpoint_takes_256_and_cancelling_gives_room_back() {
+        let desk = desk();
+        desk.live(alive(10));
+        (0..256).for_each(|_| assert!(desk.reserve(endpoint(7)).is_some()));
+        assert_eq!(desk.reserve(endpoint(7)), None);
+        assert!(desk.reserve(endpoint(8)).is_some());
+        desk.cancel(endpoint(7));
+        assert!(desk.reserve(endpoint(7)).is_some());
+        assert_eq!(desk.reserve(endpoint(7)), None);
+    }
+
+    #[test]
+    fn all_endpoints_together_take_20000() {
+        let desk = desk();
+        desk.live(alive(10));
+        let reserved =
+            (0..30_000).filter(|number| desk.reserve(endpoint(number / 100)).is_some()).count();
+        assert_eq!(reserved, 20_000);
+        assert_eq!(desk.slots(&[endpoint(9999)]), Slots { free: vec![], is_any_full: true });
+    }
+
+    #[test]
+    fn a_paused_endpoint_takes_nothing_until_its_time() {
+        let desk = desk();
+        desk.live(alive(10));
+        let now = SystemClock::machine_now();
+        desk.pause(endpoint(7), now + chrono::TimeDelta::hours(1));
+        desk.pause(endpoint(7), now);
+        desk.pause(endpoint(8), now - chrono::TimeDelta::seconds(1));
+        assert_eq!(desk.reserve(endpoint(7)), None);
+        assert!(desk.reserve(endpoint(8)).is_some());
+        let slots = desk.slots(&[endpoint(7), endpoint(8)]);
+        assert_eq!(slots, Slots { free: vec![(endpoint(8), 64)], is_any_full: false });
+    }
+}

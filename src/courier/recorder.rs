@@ -1,0 +1,170 @@
+//! Writes down what became of deliveries, many at a time, for as long as it takes.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use tokio::sync::mpsc;
+use tokio::time::sleep;
+use uuid::Uuid;
+
+use super::directory::Directory;
+use super::queue::Job;
+use super::{Office, patience};
+use crate::clock;
+use crate::store::{AttemptResult, StoreError};
+
+/// Results in one write.
+const BATCH: usize = 200;
+
+/// The end of this process's care for a delivery.
+pub(super) enum Entry {
+    /// It was attempted, or needs no attempt.
+    Attempted {
+        /// What was attempted.
+        job: Job,
+        /// What came of it.
+        result: Box<AttemptResult>,
+        /// The receiver said 410.
+        is_endpoint_gone: bool,
+    },
+    /// Others may attempt it.
+    GivenBack(Job),
+}
+
+impl Entry {
+    fn job(&self) -> &Job {
+        match self {
+            Self::Attempted { job, .. } | Self::GivenBack(job) => job,
+        }
+    }
+}
+
+pub(super) struct Recorder {
+    pub(super) office: Office,
+    pub(super) directory: Arc<Directory>,
+}
+
+impl Recorder {
+    /// Runs until nobody can send entries any more. While one batch is written, the next gathers.
+    pub(super) async fn run(self, mut entries: mpsc::Receiver<Entry>) {
+        let mut batch = Vec::with_capacity(BATCH);
+        while entries.recv_many(&mut batch, BATCH).await > 0 {
+            self.write(&batch).await;
+            for entry in batch.drain(..) {
+                let job = entry.job();
+                self.office.desk.free(job.owed.endpoint_id, job.is_claimed);
+            }
+        }
+    }
+
+    async fn write(&self, batch: &[Entry]) {
+        // One id, except just after it was lost.
+        let processes: HashSet<Uuid> = batch.iter().map(|entry| entry.job().process).collect();
+        for process in processes {
+            let of_process = || batch.iter().filter(|entry| entry.job().process == process);
+            let results: Vec<AttemptResult> = of_process()
+                .filter_map(|entry| match entry {
+                    Entry::Attempted { result, .. } => Some(AttemptResult::clone(result)),
+                    Entry::GivenBack(_) => None,
+                })
+                .collect();
+            let given_back: Vec<Uuid> = of_process()
+                .filter(|entry| matches!(entry, Entry::GivenBack(_)))
+                .map(|entry| entry.job().owed.delivery_id)
+                .collect();
+            self.record(process, results).await;
+            self.give_back(process, &given_back).await;
+        }
+        self.disable_gone(batch).await;
+    }
+
+    async fn record(&self, process: Uuid, results: Vec<AttemptResult>) {
+        if results.is_empty() {
+            return;
+        }
+        match persist(async || self.office.store.record(process, &results).await).await {
+            Ok(recorded) => {
+                let lost = results.len() - recorded.len();
+                if lost > 0 {
+                    tracing::info!(
+                        process.id = %process,
+                        "{lost} results do not count: their deliveries are no longer this \
+                         process's, or were cancelled"
+                    );
+                }
+            }
+            Err(error) if results.len() == 1 => give_up(&results[0], &error),
+            // One result that the database refuses must not cost the others theirs.
+            Err(_) => {
+                for result in results {
+                    self.record_alone(process, result).await;
+                }
+            }
+        }
+    }
+
+    /// What cannot be recorded as it is, is recorded without what the receiver said.
+    async fn record_alone(&self, process: Uuid, result: AttemptResult) {
+        let bare =
+            AttemptResult { response_head: None, response_body: bytes::Bytes::new(), ..result.clone() };
+        for result in [result, bare] {
+            let recording = async || self.office.store.record(process, std::slice::from_ref(&result)).await;
+            match persist(recording).await {
+                Ok(_) => return,
+                Err(error) => give_up(&result, &error),
+            }
+        }
+    }
+
+    async fn give_back(&self, process: Uuid, deliveries: &[Uuid]) {
+        if deliveries.is_empty() {
+            return;
+        }
+        if let Err(error) = persist(async || self.office.store.release(process, deliveries).await).await {
+            tracing::error!("deliveries stay with this process until it ends: {error}");
+        }
+    }
+
+    /// After the result is recorded, for disabling cancels what is still pending.
+    async fn disable_gone(&self, batch: &[Entry]) {
+        let gone = batch.iter().filter_map(|entry| match entry {
+            Entry::Attempted { job, is_endpoint_gone: true, .. } => Some(job.owed.endpoint_id),
+            _ => None,
+        });
+        for endpoint_id in gone.collect::<HashSet<_>>() {
+            let now = self.office.clock.now();
+            let disabled =
+                persist(async || self.office.store.disable_endpoint(endpoint_id, "gone", now).await).await;
+            match disabled {
+                Ok(()) => tracing::warn!(endpoint.id = %endpoint_id, "endpoint disabled: it said 410"),
+                Err(error) => {
+                    tracing::error!(endpoint.id = %endpoint_id, "endpoint not disabled: {error}");
+                }
+            }
+            self.directory.forget().await;
+        }
+    }
+}
+
+fn give_up(result: &AttemptResult, error: &StoreError) {
+    tracing::error!(
+        delivery.id = %result.delivery_id,
+        attempt = result.number,
+        "the result of an attempt cannot be recorded: {error}"
+    );
+}
+
+/// Does a unit of work, again and again while the trouble is one that passes.
+async fn persist<T>(work: impl AsyncFn() -> Result<T, StoreError>) -> Result<T, StoreError> {
+    let mut failures = 0;
+    loop {
+        match work().await {
+            Err(StoreError::Transient(error)) => {
+                tracing::warn!("results wait for the database: {error}");
+            }
+            done => return done,
+        }
+        sleep(patience(failures, clock::chance())).await;
+        failures += 1;
+    }
+}

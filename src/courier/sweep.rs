@@ -1,0 +1,92 @@
+//! Picks up from the table what is due: retries, what found no room, what dead processes left.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep, timeout};
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use super::{Office, patience};
+use crate::clock;
+use crate::store::StoreError;
+
+const SWEEP_EVERY: Duration = Duration::from_secs(1);
+const RESCUE_EVERY: Duration = Duration::from_secs(3);
+/// Between two sweeps, however much there is to do: so that a claim is worth its transaction.
+const BREATH: Duration = Duration::from_millis(20);
+
+pub(super) struct Sweeper {
+    pub(super) office: Office,
+}
+
+impl Sweeper {
+    /// Runs until it is told to stop.
+    pub(super) async fn run(self, stop: CancellationToken) {
+        let sweeping = async {
+            let (mut failures, mut rescued_at) = (0, None::<Instant>);
+            loop {
+                let is_rescue_due = rescued_at.is_none_or(|at| at.elapsed() >= RESCUE_EVERY);
+                match self.sweep(is_rescue_due).await {
+                    Ok(pause) => {
+                        failures = 0;
+                        rescued_at = if is_rescue_due { Some(Instant::now()) } else { rescued_at };
+                        self.wait(pause).await;
+                    }
+                    Err(error) => {
+                        tracing::warn!("due webhooks wait for the database: {error}");
+                        sleep(patience(failures, clock::chance())).await;
+                        failures += 1;
+                    }
+                }
+            }
+        };
+        // A claim that is cut off may have happened: leaving gives it back.
+        stop.run_until_cancelled(sweeping).await;
+    }
+
+    async fn wait(&self, pause: Pause) {
+        sleep(BREATH).await;
+        match pause {
+            Pause::For(time) => sleep(time.saturating_sub(BREATH)).await,
+            Pause::UntilRoom => drop(timeout(SWEEP_EVERY, self.office.desk.room.notified()).await),
+        }
+    }
+
+    async fn sweep(&self, is_rescue_due: bool) -> Result<Pause, StoreError> {
+        let Some(process) = self.office.desk.lively_process() else {
+            return Ok(Pause::For(SWEEP_EVERY));
+        };
+        let now = self.office.clock.now();
+        if is_rescue_due {
+            let rescued = self.office.store.rescue(now).await?;
+            if rescued > 0 {
+                tracing::info!("{rescued} deliveries of processes that died are free again");
+            }
+        }
+        let due = self.office.store.due_endpoints(now).await?;
+        let slots = self.office.desk.slots(&due);
+        let mut unfilled: HashMap<Uuid, u32> = slots.free.iter().copied().collect();
+        if !slots.free.is_empty() {
+            let owed = self.office.store.claim(process, now, &slots.free).await?;
+            for owed in &owed {
+                unfilled.entry(owed.endpoint_id).and_modify(|free| *free = free.saturating_sub(1));
+            }
+            self.office.desk.accept_claimed(owed, process);
+        }
+        let is_there_more = slots.is_any_full || unfilled.values().any(|free| *free == 0);
+        if is_there_more { Ok(Pause::UntilRoom) } else { self.until_next_due().await }
+    }
+
+    async fn until_next_due(&self) -> Result<Pause, StoreError> {
+        let next_due = self.office.store.next_due().await?;
+        let time = next_due.and_then(|due| (due - self.office.clock.now()).to_std().ok());
+        Ok(Pause::For(time.map_or(SWEEP_EVERY, |time| time.min(SWEEP_EVERY))))
+    }
+}
+
+enum Pause {
+    For(Duration),
+    /// There may be more than found room.
+    UntilRoom,
+}
