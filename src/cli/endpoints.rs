@@ -1,14 +1,21 @@
 //! `finalizer endpoints`: who gets webhooks.
 
+use std::sync::Arc;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
 use crate::clock::{self, Clock as _, SystemClock};
 use crate::config::{SecretSettings, StoreSettings, WebhookSettings};
-use crate::courier::{Guard, ping};
+use crate::courier::{
+    self, ATTEMPT_DEADLINE, Answer, Client, ClientOptions, Letter, PostError, Posted, open_secrets,
+};
 use crate::store::{Endpoint, SharedStore};
-use crate::webhook::{EventType, PayloadKind, Secret};
+use crate::webhook::{EventType, MessageId, MessageKey, PayloadKind};
 
 use super::output::OutputSettings;
 use super::{Stop, open, output};
@@ -114,13 +121,13 @@ impl EndpointsCommand {
 
 impl AddEndpoint {
     async fn perform(self) -> Result<(), Stop> {
-        let url = guard(&self.webhooks)
+        let url = open::guard(&self.webhooks)
             .check_url(&self.url)
             .map_err(|error| Stop::Usage(error.to_string()))?;
         let keyring = open::keyring(&self.secrets, &self.store)?;
         let store = open::store_to_write(&self.store).await?;
         let now = SystemClock::default().now();
-        let secret = Secret::new(clock::random_key());
+        let secret = new_secret();
         let endpoint = Endpoint {
             endpoint_id: clock::new_id(now),
             owner: self.owner.0,
@@ -136,10 +143,10 @@ impl AddEndpoint {
         store.add_endpoint(&endpoint).await?;
         if self.output.json {
             let mut shown = shown(&endpoint);
-            shown["secret"] = json!(secret.to_text());
+            shown["secret"] = json!(secret);
             return output::data(&shown);
         }
-        output::line(format!("{}  {}", endpoint.endpoint_id, secret.to_text()))?;
+        output::line(format!("{}  {}", endpoint.endpoint_id, secret))?;
         output::remark("The secret is shown only now: give it to whoever verifies the webhooks.");
         Ok(())
     }
@@ -180,6 +187,52 @@ impl ShowEndpoint {
     }
 }
 
+impl PingEndpoint {
+    async fn perform(self) -> Result<(), Stop> {
+        let keyring = open::keyring(&self.secrets, &self.store)?;
+        let store = open::store_to_read(&self.store).await?;
+        let endpoint = endpoint(&store, self.endpoint_id).await?;
+        let secrets =
+            open_secrets(&keyring, &endpoint.sealed_secret).map_err(anyhow::Error::from)?;
+        let now = SystemClock::default().now();
+        let (endpoint_id, nonce) = (endpoint.endpoint_id, clock::new_id(now));
+        let message_id = MessageId::new(
+            store.installation().await?,
+            &MessageKey::Ping { endpoint_id, nonce },
+        );
+        let body = json!({
+            "type": EventType::EndpointPing,
+            "timestamp": now,
+            "data": { "endpoint_id": endpoint_id },
+        });
+        let letter = Letter {
+            url: &endpoint.url,
+            secrets: &secrets,
+            message_id,
+            body: Bytes::from(body.to_string()),
+        };
+        let client = Client::new(Arc::new(open::guard(&self.webhooks)), ClientOptions::default());
+        let posted = courier::send(&client, letter, now, ATTEMPT_DEADLINE).await;
+        self.print(&posted, message_id)?;
+        match Answer::of(&posted, now) {
+            Answer::Delivered => Ok(()),
+            Answer::Gone | Answer::Overloaded(_) | Answer::Failed => Err(Stop::SomeFailed),
+        }
+    }
+
+    fn print(&self, posted: &Posted, message_id: MessageId) -> Result<(), Stop> {
+        let shown = json!({
+            "message_id": message_id.to_string(),
+            "status": posted.status,
+            "error": posted.error.map(PostError::as_str),
+            "address": posted.address,
+            "duration_ms": posted.duration.as_millis(),
+            "response": String::from_utf8_lossy(&posted.body),
+        });
+        if self.output.json { output::data(&shown) } else { output::members(&shown) }
+    }
+}
+
 async fn endpoint(store: &SharedStore, endpoint_id: Uuid) -> Result<Endpoint, Stop> {
     let found = store.endpoint(endpoint_id).await?;
     found.ok_or_else(|| {
@@ -188,8 +241,9 @@ async fn endpoint(store: &SharedStore, endpoint_id: Uuid) -> Result<Endpoint, St
     })
 }
 
-fn guard(settings: &WebhookSettings) -> Guard {
-    Guard { allow: settings.allow_private.clone(), allow_http: settings.allow_http }
+/// A fresh signing secret, in the form of Standard Webhooks.
+pub(super) fn new_secret() -> String {
+    format!("whsec_{}", STANDARD.encode(clock::random_key()))
 }
 
 fn shown(endpoint: &Endpoint) -> Value {
