@@ -37,7 +37,11 @@ impl<'a, T: Selective<'a>> Element<T> for &'a RawValue {
             let nothing = T::default();
             let message = "Expected an object, found another value.";
             let is_refused = nothing.is_kept();
-            return if is_refused { Err(Rejection::invalid(pointer, message)) } else { Ok(nothing) };
+            return if is_refused {
+                Err(Rejection::invalid(pointer, message))
+            } else {
+                Ok(nothing)
+            };
         };
         let telling = members.first_texts(T::TELLING);
         let element: T = telling.read(&pointer, |_| true)?;
@@ -53,6 +57,9 @@ pub(super) fn pointer_to(list: &str, index: usize) -> String {
 }
 
 /// Reads a list, element by element.
-pub(super) fn read_list<T, E: Element<T>>(list: Vec<E>, pointer: &str) -> Result<Vec<T>, Rejection> {
+pub(super) fn read_list<T, E: Element<T>>(
+    list: Vec<E>,
+    pointer: &str,
+) -> Result<Vec<T>, Rejection> {
     list.into_iter().enumerate().map(|(index, element)| element.read(pointer, index)).collect()
 }

@@ -173,5 +173,8 @@ fn kind_of_found(found: &str) -> &'static str {
         ("sequence", "an array"),
         ("map", "an object"),
     ];
-    KINDS.iter().find(|(start, _)| found.starts_with(start)).map_or("another value", |(_, kind)| kind)
+    KINDS
+        .iter()
+        .find(|(start, _)| found.starts_with(start))
+        .map_or("another value", |(_, kind)| kind)
 }

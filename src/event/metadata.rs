@@ -27,7 +27,11 @@ pub(super) fn read(raw: Option<&RawValue>) -> Result<Metadata, Rejection> {
 /// The pointer is made of the customer's own keys: a long one is cut back to what is ours.
 fn shorten(rejection: Rejection) -> Rejection {
     let is_long = rejection.pointer.as_ref().is_some_and(|pointer| pointer.len() > 256);
-    if is_long { Rejection { pointer: Some("/metadata".to_owned()), ..rejection } } else { rejection }
+    if is_long {
+        Rejection { pointer: Some("/metadata".to_owned()), ..rejection }
+    } else {
+        rejection
+    }
 }
 
 struct Writer {
@@ -39,7 +43,9 @@ impl Writer {
     fn write(&mut self, json: &str, depth: usize) -> Result<(), Rejection> {
         match json.as_bytes().first() {
             Some(b'{' | b'[') if depth > MAX_DEPTH => {
-                return Err(self.refuse(format!("Expected at most {MAX_DEPTH} levels, found more.")));
+                return Err(
+                    self.refuse(format!("Expected at most {MAX_DEPTH} levels, found more."))
+                );
             }
             Some(b'{') => self.write_object(json, depth)?,
             Some(b'[') => self.write_array(json, depth)?,
@@ -53,7 +59,8 @@ impl Writer {
             _ => self.compact.push_str(json),
         }
         if self.compact.len() > MAX_BYTES {
-            let message = format!("Expected at most {MAX_BYTES} bytes of compact JSON, found more.");
+            let message =
+                format!("Expected at most {MAX_BYTES} bytes of compact JSON, found more.");
             return Err(Rejection::invalid("/metadata", message));
         }
         Ok(())

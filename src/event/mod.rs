@@ -368,32 +368,3 @@ impl Metadata {
         Self("{}".to_owned())
     }
 }
-
-impl Event<'_> {
-    /// How the event names itself.
-    pub fn envelope(&self) -> &Envelope<'_> {
-        match self {
-            Self::Started(started) => &started.envelope,
-            Self::Ended(ended) => &ended.envelope,
-            Self::Recording(updated) => &updated.envelope,
-        }
-    }
-
-    /// The session it names, if it does.
-    pub fn session_id(&self) -> Option<Uuid> {
-        match self {
-            Self::Started(started) => Some(started.identity.session_id),
-            Self::Ended(ended) => Some(ended.call.identity.session_id),
-            Self::Recording(updated) => updated.session_id,
-        }
-    }
-
-    /// Its `type`.
-    pub fn type_name(&self) -> &'static str {
-        match self {
-            Self::Started(_) => "session.started",
-            Self::Ended(_) => "session.ended",
-            Self::Recording(_) => "recording.updated",
-        }
-    }
-}

@@ -123,7 +123,7 @@ impl Rejection {
     pub fn too_large(size_bytes: usize, max_bytes: usize) -> Self {
         let message = format!(
             "The event has {size_bytes} bytes, and at most {max_bytes} are taken: leave the \
-             report's `events` and `options` out."
+             report's `events` and `options` out, or raise --max-event-bytes and replay it."
         );
         Self::new(FailureCode::TooLarge, message)
     }
@@ -142,18 +142,5 @@ impl Rejection {
     /// `invalid_event` at `pointer`.
     pub fn invalid(pointer: impl Into<String>, message: impl Into<String>) -> Self {
         Self::at(FailureCode::InvalidEvent, pointer, message)
-    }
-}
-
-impl Rejection {
-    /// `too_large`.
-    pub fn too_large(bytes: usize, max_bytes: usize) -> Self {
-        Self::new(
-            FailureCode::TooLarge,
-            format!(
-                "The event has {bytes} bytes, more than the {max_bytes} that are taken; leave the \
-                 report's `events` and `options` out, or raise --max-event-bytes and replay it."
-            ),
-        )
     }
 }

@@ -68,7 +68,8 @@ mod tests {
 
     #[test]
     fn pairs_and_escaped_backslashes_stay_as_they_are() {
-        for json in [r#""\ud83d\ude00""#, r#""\\ud83d""#, r#""\u0041\n""#, "{}", "", "\\", "\\ud8"] {
+        for json in [r#""\ud83d\ude00""#, r#""\\ud83d""#, r#""\u0041\n""#, "{}", "", "\\", "\\ud8"]
+        {
             assert_eq!(without_lone_surrogates(json), None, "{json}");
         }
     }

@@ -134,7 +134,8 @@ where
 
     fn take_identity(&mut self) -> Result<Identity<'a>, Rejection> {
         let raw = present(self.session_id).ok_or_else(|| missing("/session_id", "a UUID"))?;
-        let owner = self.character_owner.ok_or_else(|| missing("/character_owner", "an integer"))?;
+        let owner =
+            self.character_owner.ok_or_else(|| missing("/character_owner", "an integer"))?;
         Ok(Identity {
             session_id: session_id(raw)?,
             tenant_id: required(self.tenant_id.take(), "/tenant_id")?.0,
@@ -273,7 +274,8 @@ fn named(name: Option<Name<'_>>) -> Option<Text<'_>> {
 
 fn interruptions(count: Count) -> Result<u32, Rejection> {
     i32::try_from(count.0).map(i32::unsigned_abs).map_err(|_| {
-        let message = format!("Expected a whole number from 0 to {}, found a larger one.", i32::MAX);
+        let message =
+            format!("Expected a whole number from 0 to {}, found a larger one.", i32::MAX);
         Rejection::invalid("/interruption_count", message)
     })
 }

@@ -48,36 +48,23 @@ pub fn dead_letter(event: RawEvent, reason: &str, now: DateTime<Utc>) -> Prepare
 type Read = (Result<Change, Rejection>, Option<String>, Option<&'static str>);
 
 fn read(bytes: &[u8], prices: &PriceBook) -> Read {
-    match decode(bytes) {
-        Err(rejection) => (Err(rejection), None, None),
-        Ok(Event::Started(started)) => {
-            let event_id = started.envelope.event_id.to_owned_string();
-            (
-                Ok(Change::Started(Box::new(start(&started)))),
-                Some(event_id),
-                Some("session.started"),
-            )
-        }
-        Ok(Event::Ended(ended)) => {
-            let event_id = ended.envelope.event_id.to_owned_string();
-            let session_id = ended.call.identity.session_id;
-            let session = finalize(&ended, prices);
-            let change = session.map(|session| Change::Ended(Box::new(session)));
-            let change = change.map_err(|rejection| Rejection {
-                session_id: rejection.session_id.or(Some(session_id)),
-                ..rejection
-            });
-            (change, Some(event_id), Some("session.ended"))
-        }
-        Ok(Event::Recording(updated)) => {
-            let event_id = updated.envelope.event_id.to_owned_string();
-            let change = Change::Recording {
-                session_id: updated.session_id,
-                egress: Box::new(updated.egress),
-            };
-            (Ok(change), Some(event_id), Some("recording.updated"))
-        }
-    }
+    let event = match decode(bytes) {
+        Ok(event) => event,
+        Err(rejection) => return (Err(rejection), None, None),
+    };
+    let event_id = event.envelope().event_id.to_owned_string();
+    let event_type = event.event_type().as_str();
+    let change = match &event {
+        Event::Started(started) => Ok(Change::Started(Box::new(start(started)))),
+        Event::Ended(ended) => finalize(ended, prices)
+            .map(|session| Change::Ended(Box::new(session)))
+            .map_err(|rejection| rejection.about(&event)),
+        Event::Recording(updated) => Ok(Change::Recording {
+            session_id: updated.session_id,
+            egress: Box::new(updated.egress.clone()),
+        }),
+    };
+    (change, Some(event_id), Some(event_type))
 }
 
 fn panicked(bytes: &[u8]) -> Rejection {
@@ -97,12 +84,7 @@ fn about(bytes: &[u8], rejection: Rejection) -> Rejection {
             event_type: other.event_type,
             ..rejection
         },
-        Ok(Ok(event)) => Rejection {
-            session_id: event.session_id(),
-            event_id: Some(event.envelope().event_id.to_owned_string()),
-            event_type: Some(event.type_name().to_owned()),
-            ..rejection
-        },
+        Ok(Ok(event)) => rejection.about(&event),
         Err(_) => rejection,
     }
 }

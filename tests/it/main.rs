@@ -1,1 +1,5 @@
-//! The tests that run the real thing.
+//! The tests that run the real thing: both databases, the broker, the whole service.
+#![expect(clippy::unwrap_used, reason = "a test says what it expects by failing")]
+
+mod harness;
+mod store;

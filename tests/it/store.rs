@@ -1,0 +1,447 @@
+//! What every store must do, run on both.
+
+use bytes::Bytes;
+use finalizer::event::FailureCode;
+use finalizer::finalize::{Outcome, RecordingStatus, Session};
+use finalizer::store::{
+    ApiKey, AttemptResult, Delivery, DeliveryState, Endpoint, FailureFilter, Next, Owed,
+};
+use finalizer::webhook::{EventType, PayloadKind};
+use serde_json::json;
+use uuid::Uuid;
+
+use crate::harness::{
+    TestDesk, TestStore, after, ended, endpoint, fresh_id, noon, on_both_stores, prepared,
+    recording, started,
+};
+
+on_both_stores![
+    a_finalized_session_reads_back_with_everything_it_was_given,
+    a_session_in_progress_is_visible_and_then_finalized,
+    a_late_start_never_changes_a_finalized_session,
+    copies_in_one_batch_and_in_many_make_one_session_and_one_message,
+    other_content_for_a_finalized_session_is_a_failure_that_counts_up,
+    another_owner_is_a_failure,
+    workers_that_take_the_same_sessions_at_once_make_each_once,
+    endpoints_hear_of_what_they_asked_for,
+    a_disabled_endpoints_deliveries_are_born_cancelled,
+    a_reserved_delivery_is_held_and_the_others_wait_to_be_claimed,
+    a_claim_takes_no_more_than_the_free_slots_first_attempts_first,
+    results_count_only_from_the_process_that_holds_the_delivery,
+    what_a_dead_process_held_is_given_back,
+    a_process_that_leaves_gives_back_what_it_holds,
+    released_deliveries_can_be_claimed_again,
+    disabling_an_endpoint_cancels_what_it_is_owed,
+    a_recording_is_joined_by_its_room_in_any_order,
+    a_recording_and_its_session_that_arrive_at_once_find_each_other,
+    a_recording_in_a_room_of_two_sessions_waits,
+    failures_keep_the_raw_bytes_and_can_be_filtered,
+    keys_are_found_by_their_hash,
+    an_unknown_id_is_nothing,
+];
+
+async fn a_finalized_session_reads_back_with_everything_it_was_given(test: TestStore) {
+    let session_id = fresh_id();
+    let event = ended(session_id);
+    let taken = test.take(std::slice::from_ref(&event)).await;
+    assert_eq!(taken.outcomes, [Outcome::Finalized(session_id)]);
+    let session = read(&test, session_id).await;
+    let finalizer::finalize::Change::Ended(prepared) = prepared(&event).change.unwrap() else {
+        panic!("the event ends a session")
+    };
+    let expected = Session {
+        id: session.id,
+        revision: 1,
+        version: 1,
+        finalized_at: Some(noon()),
+        ..*prepared
+    };
+    assert_eq!(session, expected);
+    assert!(session.id > 0);
+    assert_eq!((session.turn_count, session.duration_ms), (2, 180_000));
+}
+
+async fn a_session_in_progress_is_visible_and_then_finalized(test: TestStore) {
+    let session_id = fresh_id();
+    let taken = test.take(&[started(session_id)]).await;
+    assert_eq!(taken.outcomes, [Outcome::Accepted(Some(session_id))]);
+    let in_progress = read(&test, session_id).await;
+    assert_eq!((in_progress.revision, in_progress.finalized_at), (0, None));
+    let taken = test.take(&[ended(session_id)]).await;
+    assert_eq!(taken.outcomes, [Outcome::Finalized(session_id)]);
+    let finalized = read(&test, session_id).await;
+    assert_eq!((finalized.revision, finalized.finalized_at), (1, Some(noon())));
+    assert_eq!(finalized.id, in_progress.id);
+    assert!(finalized.version > in_progress.version);
+}
+
+async fn a_late_start_never_changes_a_finalized_session(test: TestStore) {
+    let session_id = fresh_id();
+    test.take(&[ended(session_id)]).await;
+    let before = read(&test, session_id).await;
+    let taken = test.take(&[started(session_id)]).await;
+    assert_eq!(taken.outcomes, [Outcome::Duplicate(Some(session_id))]);
+    assert_eq!(read(&test, session_id).await, before);
+}
+
+async fn copies_in_one_batch_and_in_many_make_one_session_and_one_message(test: TestStore) {
+    test.store.add_endpoint(&endpoint()).await.unwrap();
+    let session_id = fresh_id();
+    let event = ended(session_id);
+    let mut copy = event.clone();
+    copy["event_id"] = json!("another-name-for-the-same");
+    let outcomes = test.take(&[event.clone(), copy, started(session_id)]).await.outcomes;
+    let duplicate = Outcome::Duplicate(Some(session_id));
+    assert_eq!(outcomes, [Outcome::Finalized(session_id), duplicate.clone(), duplicate.clone()]);
+    assert_eq!(test.take(&[event]).await.outcomes, [duplicate]);
+    assert_eq!(read(&test, session_id).await.revision, 1);
+    assert_eq!(deliveries(&test, session_id).await.len(), 1);
+}
+
+async fn other_content_for_a_finalized_session_is_a_failure_that_counts_up(test: TestStore) {
+    let session_id = fresh_id();
+    test.take(&[ended(session_id)]).await;
+    let before = read(&test, session_id).await;
+    let mut other = ended(session_id);
+    other["messages"][0]["text"] = json!("Something else.");
+    let first = test.take(std::slice::from_ref(&other)).await.outcomes;
+    let second = test.take(&[other.clone(), other]).await.outcomes;
+    let Outcome::Failed { failure_id, rejection } = &first[0] else { panic!("{first:?}") };
+    assert_eq!(rejection.code, FailureCode::ConflictingEvent);
+    assert_eq!(second, [first[0].clone(), first[0].clone()]);
+    assert_eq!(read(&test, session_id).await, before);
+    let failures = test.store.failures(&everything()).await.unwrap();
+    assert_eq!(failures.len(), 1);
+    assert_eq!((failures[0].failure_id, failures[0].seen), (*failure_id, 3));
+    assert_eq!(failures[0].rejection.session_id, Some(session_id));
+}
+
+async fn another_owner_is_a_failure(test: TestStore) {
+    let session_id = fresh_id();
+    test.take(&[started(session_id)]).await;
+    let mut other = ended(session_id);
+    other["character_owner"] = json!(8);
+    let outcomes = test.take(&[other]).await.outcomes;
+    let Outcome::Failed { rejection, .. } = &outcomes[0] else { panic!("{outcomes:?}") };
+    assert_eq!(rejection.code, FailureCode::ConflictingEvent);
+    assert_eq!(rejection.pointer.as_deref(), Some("/character_owner"));
+    assert_eq!(read(&test, session_id).await.revision, 0);
+}
+
+async fn workers_that_take_the_same_sessions_at_once_make_each_once(test: TestStore) {
+    test.store.add_endpoint(&endpoint()).await.unwrap();
+    let ids: Vec<Uuid> = (0..40).map(|_| fresh_id()).collect();
+    let forwards: Vec<_> = ids.iter().copied().map(ended).collect();
+    let backwards: Vec<_> = forwards.iter().rev().cloned().collect();
+    let (one, other) = tokio::join!(test.take(&forwards), test.take(&backwards));
+    let finalized = |outcomes: &[Outcome]| {
+        outcomes.iter().filter(|outcome| matches!(outcome, Outcome::Finalized(_))).count()
+    };
+    assert_eq!(finalized(&one.outcomes) + finalized(&other.outcomes), 40);
+    for session_id in ids {
+        assert_eq!(read(&test, session_id).await.revision, 1);
+        assert_eq!(deliveries(&test, session_id).await.len(), 1);
+    }
+}
+
+async fn endpoints_hear_of_what_they_asked_for(test: TestStore) {
+    let everyone = endpoint();
+    let owners = Endpoint { owner: Some(7), ..endpoint() };
+    let full = Endpoint {
+        character_slug: Some("support-bot".to_owned()),
+        payload: PayloadKind::Full,
+        ..endpoint()
+    };
+    let others = [
+        Endpoint { owner: Some(8), ..endpoint() },
+        Endpoint { tenant_id: Some("other".to_owned()), ..endpoint() },
+        Endpoint { character_slug: Some("other".to_owned()), ..endpoint() },
+        Endpoint { event_types: vec![EventType::RecordingReady], ..endpoint() },
+    ];
+    for endpoint in [&everyone, &owners, &full].into_iter().chain(&others) {
+        test.store.add_endpoint(endpoint).await.unwrap();
+        let kept = test.store.endpoint(endpoint.endpoint_id).await.unwrap();
+        assert_eq!(kept.as_ref(), Some(endpoint));
+    }
+    assert_eq!(test.store.endpoints(None).await.unwrap().len(), 7);
+    assert_eq!(test.store.endpoints(Some(8)).await.unwrap(), [others[0].clone()]);
+    let process = enter(&test, 0).await;
+    let desk = TestDesk::of(process, 10);
+    let owed = test.take_with(&desk, noon(), &[ended(fresh_id())]).await.owed;
+    let told: Vec<Uuid> = owed.iter().map(|owed| owed.endpoint_id).collect();
+    let expected = [everyone.endpoint_id, owners.endpoint_id, full.endpoint_id];
+    assert_eq!(sorted(told), sorted(expected.to_vec()));
+    for owed in &owed {
+        let body: serde_json::Value = serde_json::from_slice(&owed.body).unwrap();
+        assert_eq!(body["type"], "session.finalized");
+        let is_full = body["data"].get("transcript").is_some();
+        assert_eq!(is_full, owed.endpoint_id == full.endpoint_id);
+    }
+    assert!(owed.windows(2).all(|pair| pair[0].message_id == pair[1].message_id));
+}
+
+async fn a_disabled_endpoints_deliveries_are_born_cancelled(test: TestStore) {
+    let off = Endpoint { disabled: Some((noon(), "gone".to_owned())), ..endpoint() };
+    test.store.add_endpoint(&off).await.unwrap();
+    let (process, session_id) = (enter(&test, 0).await, fresh_id());
+    let desk = TestDesk::of(process, 10);
+    let taken = test.take_with(&desk, noon(), &[ended(session_id)]).await;
+    assert!(taken.owed.is_empty());
+    let deliveries = deliveries(&test, session_id).await;
+    assert_eq!(deliveries.len(), 1);
+    assert_eq!(deliveries[0].state, DeliveryState::Cancelled);
+    assert_eq!(deliveries[0].finished_at, Some(noon()));
+}
+
+async fn a_reserved_delivery_is_held_and_the_others_wait_to_be_claimed(test: TestStore) {
+    let endpoint = endpoint();
+    test.store.add_endpoint(&endpoint).await.unwrap();
+    let process = enter(&test, 0).await;
+    let desk = TestDesk::of(process, 1);
+    let events = [ended(fresh_id()), ended(fresh_id())];
+    let held = test.take_with(&desk, noon(), &events).await.owed;
+    assert_eq!(held.len(), 1);
+    assert_eq!(test.store.due_endpoints(noon()).await.unwrap(), [endpoint.endpoint_id]);
+    let claimed = claim(&test, process, 0, &endpoint, 10).await;
+    assert_eq!(claimed.len(), 1);
+    assert_ne!(claimed[0].delivery_id, held[0].delivery_id);
+    assert!(!claimed[0].body.is_empty());
+    assert_eq!(test.store.due_endpoints(noon()).await.unwrap(), Vec::<Uuid>::new());
+}
+
+async fn a_claim_takes_no_more_than_the_free_slots_first_attempts_first(test: TestStore) {
+    let endpoint = endpoint();
+    test.store.add_endpoint(&endpoint).await.unwrap();
+    let process = enter(&test, 0).await;
+    test.take(&[ended(fresh_id()), ended(fresh_id())]).await;
+    let old = claim(&test, process, 0, &endpoint, 2).await;
+    let retry = |owed: &Owed, at| attempt(owed, Next::RetryAt(after(at)));
+    test.store.record(process, &[retry(&old[0], 5), retry(&old[1], 500)]).await.unwrap();
+    assert_eq!(test.store.next_due().await.unwrap(), Some(after(5)));
+    let fresh: Vec<_> = (0..3).map(|_| ended(fresh_id())).collect();
+    test.take_with(&TestDesk::closed(), after(8), &fresh).await;
+    let first = claim(&test, process, 9, &endpoint, 2).await;
+    assert!(first.len() == 2 && first.iter().all(|owed| owed.attempts == 0));
+    let then = claim(&test, process, 9, &endpoint, 5).await;
+    let attempts: Vec<u32> = then.iter().map(|owed| owed.attempts).collect();
+    assert_eq!(attempts, [0, 1]);
+    assert_eq!(then[1].delivery_id, old[0].delivery_id);
+    assert_eq!(then[1].body, old[0].body);
+}
+
+async fn results_count_only_from_the_process_that_holds_the_delivery(test: TestStore) {
+    let endpoint = endpoint();
+    test.store.add_endpoint(&endpoint).await.unwrap();
+    let (process, stranger) = (enter(&test, 0).await, enter(&test, 0).await);
+    let session_id = fresh_id();
+    test.take(&[ended(session_id)]).await;
+    let owed = claim(&test, process, 0, &endpoint, 1).await.remove(0);
+    let done = [attempt(&owed, Next::Done)];
+    assert_eq!(test.store.record(stranger, &done).await.unwrap(), Vec::<Uuid>::new());
+    assert_eq!(deliveries(&test, session_id).await[0].state, DeliveryState::Pending);
+    assert_eq!(test.store.record(process, &done).await.unwrap(), [owed.delivery_id]);
+    let delivery = deliveries(&test, session_id).await.remove(0);
+    assert_eq!((delivery.state, delivery.attempts), (DeliveryState::Delivered, 1));
+    assert!(delivery.finished_at.is_some() && delivery.next_attempt_at.is_none());
+    assert_eq!(test.store.record(process, &done).await.unwrap(), Vec::<Uuid>::new());
+    assert_eq!(test.store.delivery_counts().await.unwrap(), [(DeliveryState::Delivered, 1)]);
+}
+
+async fn what_a_dead_process_held_is_given_back(test: TestStore) {
+    let endpoint = endpoint();
+    test.store.add_endpoint(&endpoint).await.unwrap();
+    let (dead, alive) = (enter(&test, 0).await, enter(&test, 0).await);
+    test.take(&[ended(fresh_id())]).await;
+    let owed = claim(&test, dead, 0, &endpoint, 1).await;
+    assert!(test.store.keep_alive(alive, after(8), after(18)).await.unwrap());
+    assert_eq!(test.store.rescue(after(9)).await.unwrap(), 0);
+    assert_eq!(test.store.rescue(after(11)).await.unwrap(), 1);
+    assert!(!test.store.keep_alive(dead, after(11), after(21)).await.unwrap());
+    let claimed = claim(&test, alive, 11, &endpoint, 1).await;
+    assert_eq!(claimed[0].delivery_id, owed[0].delivery_id);
+    let late = [attempt(&owed[0], Next::Done)];
+    assert_eq!(test.store.record(dead, &late).await.unwrap(), Vec::<Uuid>::new());
+}
+
+async fn a_process_that_leaves_gives_back_what_it_holds(test: TestStore) {
+    let endpoint = endpoint();
+    test.store.add_endpoint(&endpoint).await.unwrap();
+    let (leaving, staying) = (enter(&test, 0).await, enter(&test, 0).await);
+    test.take(&[ended(fresh_id())]).await;
+    assert_eq!(claim(&test, leaving, 0, &endpoint, 1).await.len(), 1);
+    test.store.leave(leaving).await.unwrap();
+    assert_eq!(claim(&test, staying, 0, &endpoint, 1).await.len(), 1);
+    assert!(!test.store.keep_alive(leaving, noon(), after(10)).await.unwrap());
+}
+
+async fn released_deliveries_can_be_claimed_again(test: TestStore) {
+    let endpoint = endpoint();
+    test.store.add_endpoint(&endpoint).await.unwrap();
+    let (one, other) = (enter(&test, 0).await, enter(&test, 0).await);
+    test.take(&[ended(fresh_id())]).await;
+    let owed = claim(&test, one, 0, &endpoint, 1).await;
+    test.store.release(other, &[owed[0].delivery_id]).await.unwrap();
+    assert!(claim(&test, other, 0, &endpoint, 1).await.is_empty());
+    test.store.release(one, &[owed[0].delivery_id]).await.unwrap();
+    assert_eq!(claim(&test, other, 0, &endpoint, 1).await.len(), 1);
+}
+
+async fn disabling_an_endpoint_cancels_what_it_is_owed(test: TestStore) {
+    let endpoint = endpoint();
+    test.store.add_endpoint(&endpoint).await.unwrap();
+    let session_id = fresh_id();
+    test.take(&[ended(session_id)]).await;
+    test.store.disable_endpoint(endpoint.endpoint_id, "gone", after(1)).await.unwrap();
+    assert_eq!(deliveries(&test, session_id).await[0].state, DeliveryState::Cancelled);
+    test.store.disable_endpoint(endpoint.endpoint_id, "again", after(2)).await.unwrap();
+    let kept = test.store.endpoint(endpoint.endpoint_id).await.unwrap().unwrap();
+    assert_eq!(kept.disabled, Some((after(1), "gone".to_owned())));
+}
+
+async fn a_recording_is_joined_by_its_room_in_any_order(test: TestStore) {
+    test.store.add_endpoint(&endpoint()).await.unwrap();
+    let orders = [[0, 1, 2], [0, 2, 1], [1, 0, 2], [1, 2, 0], [2, 0, 1], [2, 1, 0]];
+    for (number, order) in orders.into_iter().enumerate() {
+        let (session_id, egress_id) = (fresh_id(), format!("EG_{number}"));
+        let complete = recording(session_id, &egress_id, "EGRESS_COMPLETE");
+        let events = [started(session_id), ended(session_id), complete.clone()];
+        for position in order {
+            test.take(&[events[position].clone()]).await;
+        }
+        test.take(&[complete]).await;
+        let recording = read(&test, session_id).await.recording;
+        assert_eq!(recording.status, RecordingStatus::Ready, "in the order {order:?}");
+        assert_eq!(recording.url.as_deref(), Some("s3://recordings/call.mp4"));
+        assert_eq!(recording.offset_ms, Some(2_000));
+        let told: Vec<EventType> =
+            deliveries(&test, session_id).await.iter().map(|d| d.event_type).collect();
+        let expected = [EventType::SessionFinalized, EventType::RecordingReady];
+        assert_eq!(sorted(told), expected, "in the order {order:?}");
+    }
+}
+
+async fn a_recording_and_its_session_that_arrive_at_once_find_each_other(test: TestStore) {
+    test.store.add_endpoint(&endpoint()).await.unwrap();
+    for number in 0..20 {
+        let (session_id, egress_id) = (fresh_id(), format!("EG_{number}"));
+        let event = [recording(session_id, &egress_id, "EGRESS_COMPLETE")];
+        let ended = [ended(session_id)];
+        tokio::join!(test.take(&event), test.take(&ended));
+        let session = read(&test, session_id).await;
+        assert_eq!(session.recording.status, RecordingStatus::Ready);
+        assert_eq!(deliveries(&test, session_id).await.len(), 2);
+    }
+}
+
+async fn a_recording_in_a_room_of_two_sessions_waits(test: TestStore) {
+    let (one, other) = (fresh_id(), fresh_id());
+    let mut second = ended(other);
+    second["room_name"] = json!(format!("room-{one}"));
+    test.take(&[ended(one), second]).await;
+    let complete = recording(one, "EG_1", "EGRESS_COMPLETE");
+    assert_eq!(
+        test.take(std::slice::from_ref(&complete)).await.outcomes,
+        [Outcome::Accepted(None)]
+    );
+    let mut named = complete;
+    named["session_id"] = json!(other);
+    assert_eq!(test.take(&[named]).await.outcomes, [Outcome::Accepted(Some(other))]);
+    assert_eq!(read(&test, one).await.recording.status, RecordingStatus::None);
+    assert_eq!(read(&test, other).await.recording.status, RecordingStatus::Ready);
+}
+
+async fn failures_keep_the_raw_bytes_and_can_be_filtered(test: TestStore) {
+    let session_id = fresh_id();
+    let mut untimed = ended(session_id);
+    untimed["messages"] = json!([{"role": "user", "text": "When?"}]);
+    let unknown = json!({"type": "session.paused", "schema_version": 1, "event_id": "e\u{0}1"});
+    test.take(&[untimed.clone(), unknown]).await;
+    assert_eq!(test.store.failures(&everything()).await.unwrap().len(), 2);
+    let filter = FailureFilter { code: Some(FailureCode::UnsupportedType), ..everything() };
+    let found = test.store.failures(&filter).await.unwrap();
+    assert_eq!(found.len(), 1);
+    assert_eq!(found[0].rejection.event_type.as_deref(), Some("session.paused"));
+    let filter = FailureFilter { session_id: Some(session_id), ..everything() };
+    let found = test.store.failures(&filter).await.unwrap();
+    assert_eq!(found.len(), 1);
+    let (failure, raw) = test.store.failure(found[0].failure_id).await.unwrap().unwrap();
+    assert_eq!((&failure, failure.rejection.code), (&found[0], FailureCode::UntimedTurns));
+    assert_eq!(raw, serde_json::to_vec(&untimed).unwrap());
+    assert_eq!(failure.size_bytes, i64::try_from(raw.len()).unwrap());
+}
+
+async fn keys_are_found_by_their_hash(test: TestStore) {
+    let key = ApiKey {
+        key_id: fresh_id(),
+        hash: [7; 32],
+        preview: "sk_0a1b".to_owned(),
+        name: "backend".to_owned(),
+        user: 7,
+        is_staff: true,
+        is_active: true,
+        created_at: noon(),
+    };
+    test.store.add_api_key(&key).await.unwrap();
+    assert_eq!(test.store.api_key(&[7; 32]).await.unwrap(), Some(key.clone()));
+    assert_eq!(test.store.api_key(&[8; 32]).await.unwrap(), None);
+    assert_eq!(test.store.api_keys().await.unwrap(), [key]);
+}
+
+async fn an_unknown_id_is_nothing(test: TestStore) {
+    assert_eq!(test.store.session(fresh_id()).await.unwrap(), None);
+    assert_eq!(test.store.endpoint(fresh_id()).await.unwrap(), None);
+    assert_eq!(test.store.failure(fresh_id()).await.unwrap(), None);
+    assert_eq!(test.store.next_due().await.unwrap(), None);
+    assert!(test.store.now().await.is_ok());
+    assert_eq!(test.store.installation().await.unwrap(), test.store.installation().await.unwrap());
+}
+
+async fn read(test: &TestStore, session_id: Uuid) -> Session {
+    test.store.session(session_id).await.unwrap().expect("the session is readable")
+}
+
+async fn deliveries(test: &TestStore, session_id: Uuid) -> Vec<Delivery> {
+    test.store.deliveries_of(session_id).await.unwrap()
+}
+
+/// A process that is alive for ten seconds from `seconds` after noon.
+async fn enter(test: &TestStore, seconds: i64) -> Uuid {
+    let process = fresh_id();
+    test.store.enter(process, after(seconds), after(seconds + 10)).await.unwrap();
+    process
+}
+
+async fn claim(
+    test: &TestStore,
+    process: Uuid,
+    seconds: i64,
+    endpoint: &Endpoint,
+    slots: u32,
+) -> Vec<Owed> {
+    test.store.claim(process, after(seconds), &[(endpoint.endpoint_id, slots)]).await.unwrap()
+}
+
+fn attempt(owed: &Owed, next: Next) -> AttemptResult {
+    AttemptResult {
+        delivery_id: owed.delivery_id,
+        number: owed.attempts + 1,
+        started_at: noon(),
+        duration_us: 1_500,
+        status: Some(200),
+        error: None,
+        response_head: Some("HTTP/1.1 200 OK".to_owned()),
+        response_body: Bytes::from_static(b"ok"),
+        address: Some("192.0.2.1:443".to_owned()),
+        is_connection_reused: false,
+        next,
+    }
+}
+
+fn everything() -> FailureFilter {
+    FailureFilter { limit: 100, ..FailureFilter::default() }
+}
+
+fn sorted<T: Ord>(mut values: Vec<T>) -> Vec<T> {
+    values.sort();
+    values
+}
