@@ -399,7 +399,11 @@ fn http_url(flag: &str, text: &str) -> Result<Url, SettingError> {
 fn parse_duration(text: &str) -> Result<Duration, String> {
     let duration = humantime::parse_duration(text)
         .map_err(|_| "expected a duration such as 90s, 30m or 6h".to_owned())?;
-    if duration.is_zero() { Err("a duration of zero makes no sense".to_owned()) } else { Ok(duration) }
+    if duration.is_zero() {
+        Err("a duration of zero makes no sense".to_owned())
+    } else {
+        Ok(duration)
+    }
 }
 
 fn parse_presign_lifetime(text: &str) -> Result<Duration, String> {
@@ -410,7 +414,8 @@ fn parse_presign_lifetime(text: &str) -> Result<Duration, String> {
 }
 
 fn parse_size(text: &str) -> Result<usize, String> {
-    let (digits, unit) = text.split_at(text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len()));
+    let (digits, unit) =
+        text.split_at(text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len()));
     let factor = match unit.trim() {
         "" | "B" => Some(1),
         "KiB" => Some(1024),

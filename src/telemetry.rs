@@ -11,8 +11,16 @@ use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
 /// Libraries that tell at `info` what only their authors want to know.
-const NOISY: [&str; 8] =
-    ["sqlx", "lapin", "hyper", "hyper_util", "rustls", "aws_config", "aws_sdk_s3", "aws_smithy_runtime"];
+const NOISY: [&str; 8] = [
+    "sqlx",
+    "lapin",
+    "hyper",
+    "hyper_util",
+    "rustls",
+    "aws_config",
+    "aws_sdk_s3",
+    "aws_smithy_runtime",
+];
 
 /// How a log line looks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -40,11 +48,8 @@ pub struct LogSettings {
 /// Starts logging, at `general` unless the settings say otherwise.
 pub fn start(settings: &LogSettings, general: LevelFilter) {
     let is_terminal = std::io::stderr().is_terminal();
-    let format = settings.log_format.unwrap_or(if is_terminal {
-        LogFormat::Text
-    } else {
-        LogFormat::Json
-    });
+    let format =
+        settings.log_format.unwrap_or(if is_terminal { LogFormat::Text } else { LogFormat::Json });
     let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
     let lines = match format {
         LogFormat::Text => lines.with_ansi(is_terminal).boxed(),

@@ -196,10 +196,8 @@ impl PingEndpoint {
             open_secrets(&keyring, &endpoint.sealed_secret).map_err(anyhow::Error::from)?;
         let now = SystemClock::default().now();
         let (endpoint_id, nonce) = (endpoint.endpoint_id, clock::new_id(now));
-        let message_id = MessageId::new(
-            store.installation().await?,
-            &MessageKey::Ping { endpoint_id, nonce },
-        );
+        let message_id =
+            MessageId::new(store.installation().await?, &MessageKey::Ping { endpoint_id, nonce });
         let body = json!({
             "type": EventType::EndpointPing,
             "timestamp": now,

@@ -65,8 +65,7 @@ impl FailuresCommand {
 
 impl ListFailures {
     async fn perform(self) -> Result<(), Stop> {
-        let filter =
-            FailureFilter { code: self.code, session_id: self.session, limit: self.limit };
+        let filter = FailureFilter { code: self.code, session_id: self.session, limit: self.limit };
         let failures = open::store_to_read(&self.store).await?.failures(&filter).await?;
         let failures: Vec<Value> = failures.iter().map(shown).collect();
         self.output.list(
@@ -96,7 +95,10 @@ impl ShowFailure {
             return output::data(&shown);
         }
         output::members(&shown)?;
-        output::remark(format!("The event itself: finalizer failures show {} --raw", self.failure_id));
+        output::remark(format!(
+            "The event itself: finalizer failures show {} --raw",
+            self.failure_id
+        ));
         Ok(())
     }
 }

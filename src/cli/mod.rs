@@ -171,7 +171,8 @@ pub fn main() -> ExitCode {
             return ExitCode::from(u8::from(error.use_stderr()) * 2);
         }
     };
-    let level = if matches!(line.command, Command::Run(_)) { LevelFilter::INFO } else { LevelFilter::WARN };
+    let level =
+        if matches!(line.command, Command::Run(_)) { LevelFilter::INFO } else { LevelFilter::WARN };
     telemetry::start(&line.log, level);
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,

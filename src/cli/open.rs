@@ -26,10 +26,7 @@ pub(super) async fn store_to_read(settings: &StoreSettings) -> Result<SharedStor
 }
 
 /// The installation's key.
-pub(super) fn keyring(
-    settings: &SecretSettings,
-    store: &StoreSettings,
-) -> Result<Keyring, Stop> {
+pub(super) fn keyring(settings: &SecretSettings, store: &StoreSettings) -> Result<Keyring, Stop> {
     match settings.source(store)? {
         KeySource::Text(text) => {
             Keyring::parse(&text).map_err(|error| Stop::Usage(format!("--secret-key: {error}")))

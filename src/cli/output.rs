@@ -66,7 +66,7 @@ pub(super) fn table<const COLUMNS: usize>(
     rows: impl Iterator<Item = [String; COLUMNS]>,
 ) -> Result<(), Stop> {
     let mut table = Table::new();
-    table.load_preset(presets::UTF8_HORIZONTAL_ONLY);
+    table.load_style(presets::UTF8_HORIZONTAL_ONLY);
     table.set_content_arrangement(ContentArrangement::Disabled);
     table.set_header(columns);
     for row in rows {
@@ -100,9 +100,8 @@ pub(super) fn remark(text: impl AsRef<str>) {
 
 /// The text without control characters: it may come from a file or from a publisher.
 pub(super) fn plain(text: &str) -> String {
-    let is_hidden = |c: char| {
-        c.is_control() || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
-    };
+    let is_hidden =
+        |c: char| c.is_control() || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
     let mut plain = String::with_capacity(text.len());
     for c in text.chars() {
         if is_hidden(c) { plain.extend(c.escape_default()) } else { plain.push(c) }

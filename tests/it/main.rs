@@ -1,5 +1,6 @@
 //! The tests that run the real thing: both databases, the broker, the whole service.
 #![expect(clippy::unwrap_used, reason = "a test says what it expects by failing")]
 
+mod cli;
 mod harness;
 mod store;

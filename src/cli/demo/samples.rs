@@ -7,7 +7,6 @@ use serde_json::{Value, json};
 
 /// The recording's name inside the recordings folder.
 const RECORDING: &str = "demo.wav";
-const EGRESS: &str = "EG_demo";
 
 /// One sample call.
 pub(super) struct Call {
@@ -46,13 +45,11 @@ const SAMPLES: [(&str, &str); 7] = [
 ];
 
 /// The sample calls; of the first one a recording was asked for.
-pub(super) fn calls() -> Vec<Call> {
-    let mut calls = SAMPLES.map(|(title, text)| Call {
+pub(super) fn calls() -> [Call; 7] {
+    SAMPLES.map(|(title, text)| Call {
         title,
         event: serde_json::from_str(text).expect("the samples are JSON"),
-    });
-    calls[0].event["recording"] = json!({ "expected": true, "egress_id": EGRESS });
-    calls.into()
+    })
 }
 
 /// Puts a recording where an egress would, and says so as `LiveKit` would.
@@ -60,8 +57,8 @@ pub(super) fn record(call: &Call, folder: &Path) -> std::io::Result<Value> {
     let tone = tone();
     std::fs::create_dir_all(folder)?;
     std::fs::write(folder.join(RECORDING), &tone)?;
-    let began = call.event["started_at"].as_str().and_then(|text| text.parse().ok());
-    let began: DateTime<Utc> = began.unwrap_or_default() + TimeDelta::seconds(1);
+    let began = call.event["started_at"].as_str().unwrap_or_default();
+    let began = began.parse::<DateTime<Utc>>().unwrap_or_default() + TimeDelta::seconds(1);
     let nanoseconds = |time: DateTime<Utc>| time.timestamp_nanos_opt().unwrap_or(0).to_string();
     let ended = nanoseconds(began + TimeDelta::seconds(TONE_SECONDS));
     Ok(json!({
@@ -70,7 +67,7 @@ pub(super) fn record(call: &Call, folder: &Path) -> std::io::Result<Value> {
         "event_id": "demo-recording",
         "session_id": call.session_id(),
         "egress": {
-            "egressId": EGRESS,
+            "egressId": call.event["recording"]["egress_id"],
             "status": "EGRESS_COMPLETE",
             "startedAt": nanoseconds(began),
             "endedAt": ended,
