@@ -11,7 +11,7 @@ use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
-use super::join::{JoinedEgress, best_match};
+use super::join::{JoinedBy, JoinedEgress, best_match};
 use super::recording::{egress_outcome, merge_egress, settle_recording};
 use super::session::Session;
 use super::summary::{full_payload, thin_payload};
@@ -260,12 +260,12 @@ impl Merge<'_> {
             self.changed_egresses.insert(egress_id.clone());
         }
         let moved_from = row.session_id;
-        let is_moved = self.find_session(&mut row);
+        let is_moved = self.find_session(&mut row, None);
         let session_id = row.session_id;
         let told_now = egress_outcome(&row.egress);
         self.world.egresses.insert(egress_id.clone(), row);
-        if is_moved {
-            moved_from.map(|left| self.settle(left));
+        if let Some(left) = moved_from.filter(|_| is_moved) {
+            self.settle(left);
         }
         if let Some(session_id) = session_id.filter(|_| is_moved || is_changed) {
             self.settle(session_id);
@@ -298,7 +298,7 @@ impl Merge<'_> {
         for egress_id in waiting {
             let Some(mut row) = self.world.egresses.get(&egress_id).cloned() else { continue };
             let left = row.session_id;
-            if self.find_session(&mut row) {
+            if self.find_session(&mut row, Some(session_id)) {
                 let joined = row.session_id;
                 self.world.egresses.insert(egress_id.clone(), row);
                 for touched in [left, joined].into_iter().flatten().filter(|id| *id != session_id) {
@@ -310,19 +310,32 @@ impl Merge<'_> {
         self.settle_quietly(session_id);
     }
 
-    /// Looks for the session of a recording; true if a better one was found than it had.
-    fn find_session(&mut self, row: &mut JoinedEgress) -> bool {
+    /// Looks for the session of a recording; true if it is another one than before.
+    ///
+    /// A stronger clue always wins. A room is a weak one: as long as the session it led to is
+    /// still in progress, or is only now ending (`settling`), its time may yet turn out not to
+    /// overlap, so it is looked for anew. Once the session is readable, it keeps its recording.
+    fn find_session(&mut self, row: &mut JoinedEgress, settling: Option<Uuid>) -> bool {
         self.looked_at.insert(row.egress.egress_id.clone());
-        let Some((session_id, joined_by)) = best_match(row, self.world.sessions.values()) else {
-            return false;
+        let is_settled = |holder: &Uuid| {
+            settling != Some(*holder)
+                && self.world.sessions.get(holder).is_none_or(|session| session.revision > 0)
         };
-        if row.joined_by.is_some_and(|known| known >= joined_by) {
+        let is_open = !row.session_id.as_ref().is_some_and(is_settled);
+        let is_by_room = row.joined_by.is_none_or(|known| known <= JoinedBy::RoomId);
+        let found = best_match(row, self.world.sessions.values());
+        let is_better =
+            found.is_some_and(|(_, clue)| row.joined_by.is_none_or(|known| clue > known));
+        if !is_better && !(is_open && is_by_room) {
             return false;
         }
-        row.joined_by = Some(joined_by);
-        let is_moved = row.session_id.replace(session_id) != Some(session_id);
+        let (session_id, joined_by) = found.unzip();
+        if (session_id, joined_by) == (row.session_id, row.joined_by) {
+            return false;
+        }
         self.changed_egresses.insert(row.egress.egress_id.clone());
-        is_moved
+        row.joined_by = joined_by;
+        std::mem::replace(&mut row.session_id, session_id) != session_id
     }
 
     /// Works out a session's recording anew; a change is a new version.

@@ -25,7 +25,7 @@ const BATCH_EVENTS: usize = 200;
 const BATCH_BYTES: usize = 4 << 20;
 
 /// How often recordings without a session are looked at again, whatever happened.
-const JOIN_EVERY: Duration = Duration::from_secs(60);
+const JOIN_EVERY: Duration = Duration::from_mins(1);
 
 /// Takes batches until the last sender of tickets is gone, or `shutdown`.
 pub(super) async fn run(

@@ -10,9 +10,9 @@ use uuid::Uuid;
 
 use super::{Batch, Endpoint, HandOff, Owed, StoreError, Taken, Terms, Unjoined};
 use crate::clock::new_id;
-use crate::event::Rejection;
+use crate::event::{Egress, Rejection};
 use crate::finalize::{
-    Change, JoinedEgress, NewMessage, Outcome, Plan, Prepared, Session, Snapshot, plan,
+    Change, JoinedBy, JoinedEgress, NewMessage, Outcome, Plan, Prepared, Session, Snapshot, plan,
     recorded_span,
 };
 use crate::webhook::{MessageId, PayloadKind};
@@ -190,6 +190,9 @@ async fn load(
                 let named = [row.session_id, row.named_session_id].into_iter().flatten();
                 let unseen = named.filter(|id| !sessions.contains_key(id) && !asked.contains(id));
                 session_keys.ids.extend(unseen);
+                if !egresses.contains_key(&row.egress.egress_id) {
+                    session_keys.rooms.extend(room_span(&row));
+                }
                 egresses.insert(row.egress.egress_id.clone(), row);
             }
         }
@@ -324,6 +327,21 @@ impl SessionKeys {
     }
 }
 
+/// The other sessions that a recording may belong to, if only its room tells.
+fn room_span(row: &JoinedEgress) -> Option<RoomSpan> {
+    let is_certain = row.joined_by.is_some_and(|clue| clue > JoinedBy::RoomId);
+    if is_certain { None } else { RoomSpan::of(&row.egress) }
+}
+
+impl RoomSpan {
+    fn of(egress: &Egress) -> Option<Self> {
+        let (room_id, room_name) = (egress.room_id.clone(), egress.room_name.clone());
+        let (from, to) = recorded_span(egress);
+        let has_room = room_id.is_some() || room_name.is_some();
+        has_room.then_some(Self { room_id, room_name, from, to })
+    }
+}
+
 impl EgressKeys {
     fn is_empty(&self) -> bool {
         self.ids.is_empty()
@@ -352,11 +370,7 @@ fn session_keys(events: &[Prepared]) -> SessionKeys {
         if let Ok(Change::Recording { session_id, egress }) = &event.change {
             keys.ids.extend(*session_id);
             keys.egress_ids.insert(egress.egress_id.clone());
-            if egress.room_id.is_some() || egress.room_name.is_some() {
-                let (from, to) = recorded_span(egress);
-                let (room_id, room_name) = (egress.room_id.clone(), egress.room_name.clone());
-                keys.rooms.push(RoomSpan { room_id, room_name, from, to });
-            }
+            keys.rooms.extend(RoomSpan::of(egress));
         }
     }
     keys

@@ -66,7 +66,7 @@ fn text(value: &str) -> AMQPValue {
     AMQPValue::LongString(value.into())
 }
 
-/// 406 PRECONDITION_FAILED is a queue or exchange with other arguments: no use trying again.
+/// 406 (precondition failed) is a queue or exchange with other arguments: no use trying again.
 fn refused<T>(answer: Result<T, BrokerError>) -> Result<T, BrokerError> {
     match answer {
         Err(BrokerError::Away(error)) if is_precondition_failed(&error) => {
