@@ -4,18 +4,26 @@ mod cost;
 mod join;
 mod merge;
 mod recording;
+#[cfg(test)]
+mod sample;
 mod session;
 mod summary;
 mod transcript;
 mod usage;
 
 pub use cost::{Cost, PriceBook, PriceBookError};
-pub use join::{JoinedBy, JoinedEgress, recorded_span};
-pub use merge::{Change, NewDelivery, NewMessage, Outcome, Plan, Prepared, Snapshot, plan};
+pub use merge::{Change, Outcome, Plan, Prepared, Snapshot, plan};
 pub use recording::{
     RecordingState, RecordingStatus, egress_outcome, merge_egress, settle_recording,
 };
 pub use session::{Session, finalize, start};
 pub use summary::{full_payload, session_data, thin_payload};
 pub use transcript::{Turn, transcript_text, turns};
-pub use usage::{Usage, UsageKind, UsageLine, total_usage};
+pub use usage::{Amounts, Usage, UsageKind, UsageLine, total_usage};
+
+/// The transcript of a session in progress.
+const NO_TRANSCRIPT: &str = "[]";
+/// The usage of a session in progress.
+const NO_USAGE: &str = "{}";
+/// The cost breakdown of a session that used nothing.
+const NO_COST: &str = r#"{"lines":[],"unpriced":[]}"#;
