@@ -126,8 +126,7 @@ impl Keyring {
     /// Opens what [`Keyring::seal`] sealed.
     pub fn open(&self, sealed: &[u8]) -> Result<Vec<u8>, OpenError> {
         let (header, rest) = sealed.split_at_checked(HEADER_BYTES).ok_or(OpenError::Damaged)?;
-        let (nonce, sealed) =
-            rest.split_first_chunk::<NONCE_BYTES>().ok_or(OpenError::Damaged)?;
+        let (nonce, sealed) = rest.split_first_chunk::<NONCE_BYTES>().ok_or(OpenError::Damaged)?;
         let (version, id) = header.split_first().ok_or(OpenError::Damaged)?;
         if *version != VERSION {
             return Err(OpenError::Damaged);
@@ -205,7 +204,10 @@ mod tests {
     fn the_sealed_form_never_changes() {
         let sealed = Keyring::new([7; 32]).seal_with(b"whsec_abc", [9; 12]);
         assert_eq!(hex::encode(sealed), SEALED);
-        assert_eq!(Keyring::new([7; 32]).open(&hex::decode(SEALED).unwrap()).unwrap(), b"whsec_abc");
+        assert_eq!(
+            Keyring::new([7; 32]).open(&hex::decode(SEALED).unwrap()).unwrap(),
+            b"whsec_abc"
+        );
     }
 
     const SEALED: &str = "?";
@@ -222,11 +224,14 @@ mod tests {
     #[test]
     fn a_key_is_read_from_digits_and_from_base64() {
         let key = [0xab; 32];
-        for text in [hex::encode(key), hex::encode_upper(key), format!(" {}\n", STANDARD.encode(key))]
+        for text in
+            [hex::encode(key), hex::encode_upper(key), format!(" {}\n", STANDARD.encode(key))]
         {
             assert_eq!(Keyring::parse(&text).unwrap().derive("x"), Keyring::new(key).derive("x"));
         }
-        for text in ["", "abc", &"a".repeat(63), &STANDARD.encode([1; 31]), &STANDARD.encode([1; 33])] {
+        for text in
+            ["", "abc", &"a".repeat(63), &STANDARD.encode([1; 31]), &STANDARD.encode([1; 33])]
+        {
             let sentence = Keyring::parse(text).unwrap_err().to_string();
             assert!(sentence.contains("64 hexadecimal digits"), "{sentence}");
         }
@@ -276,12 +281,12 @@ mod tests {
         fn damage_is_never_opened(
             plain in proptest::collection::vec(any::<u8>(), 0..64),
             place in any::<prop::sample::Index>(),
-            bit in 0..8,
+            bit in 0..8_u8,
         ) {
             let keyring = Keyring::new([7; 32]);
             let mut sealed = keyring.seal(&plain);
             let place = place.index(sealed.len());
-            sealed[place] ^= 1 << bit;
+            sealed[place] ^= 1_u8 << bit;
             prop_assert!(keyring.open(&sealed).is_err());
         }
 

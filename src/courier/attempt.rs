@@ -98,7 +98,8 @@ mod tests {
 
     #[test]
     fn retry_after_is_read_as_seconds_and_as_a_date() {
-        let parse = |text| parse_retry_after(text, now()).map(|until| (until - now()).num_seconds());
+        let parse =
+            |text| parse_retry_after(text, now()).map(|until| (until - now()).num_seconds());
         assert_eq!(parse("120"), Some(120));
         assert_eq!(parse(" 0 "), Some(0));
         assert_eq!(parse("Thu, 28 May 2026 14:25:47 GMT"), Some(120));

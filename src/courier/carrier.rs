@@ -4,7 +4,6 @@ use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use futures_util::FutureExt as _;
 use tokio::sync::mpsc;
@@ -83,7 +82,8 @@ impl Carrier {
             match found {
                 // The answer may have taken what time there was.
                 Ok(found) => {
-                    return (self.office.desk.lively_process() == Some(job.process)).then_some(found);
+                    return (self.office.desk.lively_process() == Some(job.process))
+                        .then_some(found);
                 }
                 Err(_) => sleep(ASK_AGAIN).await,
             }
@@ -112,8 +112,7 @@ impl Carrier {
 
 fn later(job: &Job, now: DateTime<Utc>, retry_after: Option<DateTime<Utc>>) -> Next {
     let attempts = job.owed.attempts + 1;
-    next_attempt(attempts, now, clock::chance(), retry_after)
-        .map_or(Next::Exhausted, Next::RetryAt)
+    next_attempt(attempts, now, clock::chance(), retry_after).map_or(Next::Exhausted, Next::RetryAt)
 }
 
 fn pace(answer: Answer) -> Pace {

@@ -270,16 +270,18 @@ fn head(response: &Response<Incoming>) -> String {
 }
 
 fn classify(error: &(dyn StdError + 'static)) -> PostError {
-    let mut causes = std::iter::successors(Some(error), |error| error.source());
-    let class = causes.find_map(|cause| {
-        if let Some(error) = cause.downcast_ref::<ConnectError>() {
-            return Some(error.into());
+    let mut cause = Some(error);
+    while let Some(error) = cause {
+        if let Some(error) = error.downcast_ref::<ConnectError>() {
+            return error.into();
         }
-        let error = cause.downcast_ref::<hyper::Error>()?;
-        let is_protocol = error.is_parse() || error.is_parse_too_large();
-        Some(if is_protocol { PostError::Protocol } else { PostError::Closed })
-    });
-    class.unwrap_or(PostError::Closed)
+        if let Some(error) = error.downcast_ref::<hyper::Error>() {
+            let is_protocol = error.is_parse() || error.is_parse_too_large();
+            return if is_protocol { PostError::Protocol } else { PostError::Closed };
+        }
+        cause = error.source();
+    }
+    PostError::Closed
 }
 
 fn tls(extra_roots: Vec<CertificateDer<'static>>) -> TlsConnector {

@@ -103,7 +103,10 @@ impl Connector {
         let (stream, peer) = reach(&addresses, port).await?;
         let io: Box<dyn Stream> =
             if is_https { Box::new(self.encrypt(host, stream).await?) } else { Box::new(stream) };
-        Ok(Wire { io: TokioIo::new(io), line: Arc::new(Line { peer, requests: AtomicU32::new(0) }) })
+        Ok(Wire {
+            io: TokioIo::new(io),
+            line: Arc::new(Line { peer, requests: AtomicU32::new(0) }),
+        })
     }
 
     /// The host's addresses. One forbidden address condemns the name: a name that leads inside
@@ -170,7 +173,9 @@ impl Service<Uri> for Connector {
     fn call(&mut self, uri: Uri) -> Self::Future {
         let connecting = self.clone().connect(uri);
         let end = Instant::now() + CONNECT_TIMEOUT;
-        Box::pin(async move { timeout_at(end, connecting).await.unwrap_or(Err(ConnectError::Timeout)) })
+        Box::pin(
+            async move { timeout_at(end, connecting).await.unwrap_or(Err(ConnectError::Timeout)) },
+        )
     }
 }
 

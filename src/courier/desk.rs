@@ -34,6 +34,8 @@ pub struct Desk {
     arrivals: mpsc::UnboundedSender<Vec<Job>>,
     /// Something that the loop should look at has changed: the process's life.
     pub(super) changed: Notify,
+    /// The present id is to be given up.
+    pub(super) disowned: Notify,
     /// An endpoint has room again for what waits in the table.
     pub(super) room: Notify,
 }
@@ -65,8 +67,15 @@ struct Held {
 impl Desk {
     pub(super) fn new(clock: Arc<dyn Clock>) -> (Self, mpsc::UnboundedReceiver<Vec<Job>>) {
         let (arrivals, receiver) = mpsc::unbounded_channel();
-        let state = Mutex::new(State::default());
-        (Self { clock, state, arrivals, changed: Notify::new(), room: Notify::new() }, receiver)
+        let desk = Self {
+            clock,
+            state: Mutex::default(),
+            arrivals,
+            changed: Notify::new(),
+            disowned: Notify::new(),
+            room: Notify::new(),
+        };
+        (desk, receiver)
     }
 
     /// Takes deliveries that were reserved and are now committed.
@@ -207,6 +216,11 @@ impl HandOff for Desk {
 
     fn cancel(&self, endpoint_id: Uuid) {
         self.free(endpoint_id, false);
+    }
+
+    fn disown(&self) {
+        self.lose();
+        self.disowned.notify_one();
     }
 }
 

@@ -94,7 +94,12 @@ impl Directory {
                 return known;
             }
             let (url, sealed) = (endpoint.url, endpoint.sealed_secret);
-            return Arc::new(Addressee { url, is_disabled, secrets: known.secrets.clone(), sealed });
+            return Arc::new(Addressee {
+                url,
+                is_disabled,
+                secrets: known.secrets.clone(),
+                sealed,
+            });
         }
         let secrets = open_secrets(&self.keyring, &endpoint.sealed_secret).map_err(|reason| {
             let id = endpoint.endpoint_id;
@@ -124,6 +129,7 @@ pub enum SecretsError {
 /// between two.
 pub fn open_secrets(keyring: &Keyring, sealed: &[u8]) -> Result<Vec<Secret>, SecretsError> {
     let plain = keyring.open(sealed)?;
-    let secrets = String::from_utf8_lossy(&plain).split(' ').map(Secret::parse).collect();
+    let secrets: Result<_, _> =
+        String::from_utf8_lossy(&plain).split(' ').map(Secret::parse).collect();
     secrets.map_err(SecretsError::Form)
 }

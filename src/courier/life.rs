@@ -31,12 +31,15 @@ impl Heart {
             loop {
                 let life = self.enter().await;
                 self.office.desk.live(life);
-                self.keep(life).await;
+                tokio::select! {
+                    () = self.keep(life) => {}
+                    () = self.office.desk.disowned.notified() => {}
+                }
                 self.office.desk.lose();
                 tracing::warn!(
                     process.id = %life.process,
-                    "this process was not heard of in time: it drops the deliveries it held and \
-                     takes a new id"
+                    "this process lost its id: it drops the deliveries it held, which others \
+                     send, and takes a new id"
                 );
             }
         };

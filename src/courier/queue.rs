@@ -111,7 +111,11 @@ impl Queues {
     pub(super) fn push(&mut self, job: Job) {
         let endpoint_id = job.owed.endpoint_id;
         let line = self.lines.entry(endpoint_id).or_default();
-        if job.is_retry() { line.retries.push_back(job) } else { line.first.push_back(job) }
+        if job.is_retry() {
+            line.retries.push_back(job)
+        } else {
+            line.first.push_back(job)
+        }
         self.make_ready(endpoint_id);
     }
 
@@ -283,7 +287,9 @@ mod tests {
             queues.finished(place, Pace::Slower);
             queues.push(job(1, 0));
         }
-        start_all(&mut queues).into_iter().for_each(|(place, _)| queues.finished(place, Pace::Same));
+        start_all(&mut queues)
+            .into_iter()
+            .for_each(|(place, _)| queues.finished(place, Pace::Same));
         (0..5).for_each(|_| queues.push(job(1, 2)));
         assert_eq!(start_all(&mut queues).len(), 1);
         queues.push(job(1, 0));

@@ -82,7 +82,7 @@ impl Recorder {
         if results.is_empty() {
             return;
         }
-        match persist(async || self.office.store.record(process, &results).await).await {
+        match persist(|| self.office.store.record(process, &results)).await {
             Ok(recorded) => {
                 let lost = results.len() - recorded.len();
                 if lost > 0 {
@@ -105,13 +105,16 @@ impl Recorder {
 
     /// What cannot be recorded as it is, is recorded without what the receiver said.
     async fn record_alone(&self, process: Uuid, result: AttemptResult) {
-        let bare =
-            AttemptResult { response_head: None, response_body: bytes::Bytes::new(), ..result.clone() };
+        let bare = AttemptResult {
+            response_head: None,
+            response_body: bytes::Bytes::new(),
+            ..result.clone()
+        };
         for result in [result, bare] {
-            let recording = async || self.office.store.record(process, std::slice::from_ref(&result)).await;
-            match persist(recording).await {
+            let result = std::slice::from_ref(&result);
+            match persist(|| self.office.store.record(process, result)).await {
                 Ok(_) => return,
-                Err(error) => give_up(&result, &error),
+                Err(error) => give_up(&result[0], &error),
             }
         }
     }
@@ -120,7 +123,7 @@ impl Recorder {
         if deliveries.is_empty() {
             return;
         }
-        if let Err(error) = persist(async || self.office.store.release(process, deliveries).await).await {
+        if let Err(error) = persist(|| self.office.store.release(process, deliveries)).await {
             tracing::error!("deliveries stay with this process until it ends: {error}");
         }
     }
@@ -134,9 +137,11 @@ impl Recorder {
         for endpoint_id in gone.collect::<HashSet<_>>() {
             let now = self.office.clock.now();
             let disabled =
-                persist(async || self.office.store.disable_endpoint(endpoint_id, "gone", now).await).await;
+                persist(|| self.office.store.disable_endpoint(endpoint_id, "gone", now)).await;
             match disabled {
-                Ok(()) => tracing::warn!(endpoint.id = %endpoint_id, "endpoint disabled: it said 410"),
+                Ok(()) => {
+                    tracing::warn!(endpoint.id = %endpoint_id, "endpoint disabled: it said 410")
+                }
                 Err(error) => {
                     tracing::error!(endpoint.id = %endpoint_id, "endpoint not disabled: {error}");
                 }
@@ -155,7 +160,10 @@ fn give_up(result: &AttemptResult, error: &StoreError) {
 }
 
 /// Does a unit of work, again and again while the trouble is one that passes.
-async fn persist<T>(work: impl AsyncFn() -> Result<T, StoreError>) -> Result<T, StoreError> {
+async fn persist<T, F>(work: impl Fn() -> F) -> Result<T, StoreError>
+where
+    F: Future<Output = Result<T, StoreError>>,
+{
     let mut failures = 0;
     loop {
         match work().await {
