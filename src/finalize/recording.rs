@@ -27,26 +27,6 @@ pub enum RecordingStatus {
     Failed,
 }
 
-impl RecordingStatus {
-    /// The status as it stands in databases and in the API.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::None => "NONE",
-            Self::Pending => "PENDING",
-            Self::Processing => "PROCESSING",
-            Self::Ready => "READY",
-            Self::Failed => "FAILED",
-        }
-    }
-
-    /// The status with this name.
-    pub fn parse(name: &str) -> Option<Self> {
-        [Self::None, Self::Pending, Self::Processing, Self::Ready, Self::Failed]
-            .into_iter()
-            .find(|status| status.as_str() == name)
-    }
-}
-
 /// What the API says of a session's recording.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct RecordingState {
@@ -468,9 +448,4 @@ mod tests {
             prop_assert_eq!(one.url.is_some(), one.status == RecordingStatus::Ready);
         }
     }
-}
-
-/// What there is to tell of an egress, once it has come to an end.
-pub fn egress_outcome(_egress: &Egress) -> Option<crate::webhook::EventType> {
-    unimplemented!()
 }
