@@ -27,7 +27,7 @@ mod usage;
 mod wire;
 
 pub use decode::decode;
-pub use egress::{Egress, EgressFile, EgressStatus};
+pub use egress::{Egress, EgressFile, EgressStatus, egress_from_slice};
 pub use rejection::{FailureCode, Rejection};
 pub use text::Text;
 

@@ -12,7 +12,8 @@ mod transcript;
 mod usage;
 
 pub use cost::{Cost, PriceBook, PriceBookError};
-pub use merge::{Change, Outcome, Plan, Prepared, Snapshot, plan};
+pub use join::{JoinedBy, JoinedEgress, recorded_span};
+pub use merge::{Change, NewDelivery, NewMessage, Outcome, Plan, Prepared, Snapshot, plan};
 pub use recording::{
     RecordingState, RecordingStatus, egress_outcome, merge_egress, settle_recording,
 };

@@ -38,19 +38,6 @@ pub struct RecordingState {
     pub offset_ms: Option<i64>,
 }
 
-impl RecordingStatus {
-    /// The status as it stands in the API and in databases.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::None => "NONE",
-            Self::Pending => "PENDING",
-            Self::Processing => "PROCESSING",
-            Self::Ready => "READY",
-            Self::Failed => "FAILED",
-        }
-    }
-}
-
 /// The later of two reports on the same egress. Commutative, associative, idempotent.
 ///
 /// A stored file is never undone; else what is terminal is later, then what was updated later,
