@@ -27,6 +27,26 @@ pub enum RecordingStatus {
     Failed,
 }
 
+impl RecordingStatus {
+    /// The status as it stands in databases and in the API.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::None => "NONE",
+            Self::Pending => "PENDING",
+            Self::Processing => "PROCESSING",
+            Self::Ready => "READY",
+            Self::Failed => "FAILED",
+        }
+    }
+
+    /// The status with this name.
+    pub fn parse(name: &str) -> Option<Self> {
+        [Self::None, Self::Pending, Self::Processing, Self::Ready, Self::Failed]
+            .into_iter()
+            .find(|status| status.as_str() == name)
+    }
+}
+
 /// What the API says of a session's recording.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct RecordingState {
