@@ -189,8 +189,8 @@ impl ShowEndpoint {
 
 impl PingEndpoint {
     async fn perform(self) -> Result<(), Stop> {
-        let keyring = open::keyring(&self.secrets, &self.store)?;
         let store = open::store_to_read(&self.store).await?;
+        let keyring = open::keyring(&self.secrets, &self.store)?;
         let endpoint = endpoint(&store, self.endpoint_id).await?;
         let secrets =
             open_secrets(&keyring, &endpoint.sealed_secret).map_err(anyhow::Error::from)?;

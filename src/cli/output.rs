@@ -2,7 +2,7 @@
 
 use std::io::{self, Write as _};
 
-use comfy_table::{Cell, ContentArrangement, Table, presets};
+use comfy_table::{Cell, ContentArrangement, LineStyle, Table, presets};
 use serde::Serialize;
 use serde_json::Value;
 
@@ -66,13 +66,14 @@ pub(super) fn table<const COLUMNS: usize>(
     rows: impl Iterator<Item = [String; COLUMNS]>,
 ) -> Result<(), Stop> {
     let mut table = Table::new();
-    table.load_style(presets::UTF8_HORIZONTAL_ONLY);
+    let separator = LineStyle::none().fill('─').junction(' ');
+    table.load_style(presets::NOTHING.header_separator(separator));
     table.set_content_arrangement(ContentArrangement::Disabled);
     table.set_header(columns);
     for row in rows {
         table.add_row(row.map(|cell| Cell::new(plain(&cell))));
     }
-    line(table.to_string())
+    line(table.trim_fmt())
 }
 
 /// A member of a JSON object as a cell; nothing when it is `null`.

@@ -34,16 +34,16 @@ impl PublishCommand {
         files::require(&self.files)?;
         let mut publisher = Publisher::connect(&settings).await?;
         let bar = files::progress(&self.files);
-        let (mut published, mut failed) = (0, 0);
+        let (mut sent, mut failed) = (0, 0);
         for event in files::events(&self.files) {
             let event = event?;
-            published += 1;
+            sent += 1;
             bar.inc(event.bytes.len() as u64);
             failed += tell(&bar, &publisher.publish(event).await?);
         }
         failed += tell(&bar, &publisher.finish().await?);
         bar.finish_and_clear();
-        self.print(published - failed, failed)?;
+        self.print(sent - failed, failed)?;
         if failed > 0 { Err(Stop::SomeFailed) } else { Ok(()) }
     }
 

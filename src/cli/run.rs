@@ -69,16 +69,19 @@ pub(super) struct RunSettings {
 
 impl RunCommand {
     pub(super) async fn perform(self) -> Result<(), Stop> {
-        let settings = self.settings;
+        let mut settings = self.settings;
         settings.check()?;
         let shutdown = shutdown::on_signal()?;
         if self.migrate {
             store::migrate(&settings.store.database_url).await?;
         }
-        let listener = match settings.has(Role::Api) {
-            true => Some(listen(settings.address.listen).await?),
-            false => None,
-        };
+        let mut listener = None;
+        if settings.has(Role::Api) {
+            let bound = listen(settings.address.listen).await?;
+            // Port 0 is any free port: links must name the one it became.
+            settings.address.listen = bound.local_addr()?;
+            listener = Some(bound);
+        }
         Service::start(&settings, listener, shutdown).await?.wait().await
     }
 }
@@ -268,7 +271,7 @@ impl Parts<'_> {
             health: Arc::default(),
             origins,
         });
-        tracing::info!("the API is at {}", self.public_url);
+        tracing::info!(api.url = self.public_url, "the API is up");
         let shutdown = self.shutdown.clone();
         self.tasks.spawn("API", async move {
             api::serve(listener, router, shutdown.cancelled_owned()).await;

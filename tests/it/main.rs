@@ -1,3 +1,10 @@
-//! The tests that run the real thing.
+//! The tests that run the real thing: both databases, the broker, the whole service.
+#![expect(clippy::unwrap_used, reason = "a test says what it expects by failing")]
 
+mod cli;
+mod api;
+mod harness;
+mod merge;
 mod oracle;
+mod samples;
+mod store;

@@ -152,8 +152,9 @@ impl Stage {
     fn invite(&self, calls: &[Call], folder: &Path) -> Result<(), Stop> {
         let Self { url, customer_key, worker_key, .. } = self;
         let (session_id, folder) = (calls[0].session_id(), folder.display());
+        let program = std::env::args().next().unwrap_or_default();
         output::line(format!(
-            "
+            r#"
 The API stays up until Ctrl-C. In another terminal:
 
   export API={url}
@@ -162,9 +163,9 @@ The API stays up until Ctrl-C. In another terminal:
   export SESSION={session_id}
   export FINALIZER_DATABASE_URL=sqlite://{folder}/finalizer.db
 
-  curl -s $API/api/billing/sessions/$SESSION/ -H \"X-API-Key: $KEY\"
-  curl -s $API/api/events/ -H \"X-API-Key: $STAFF_KEY\" --json '{{\"type\": \"session.ended\"}}'
-  finalizer failures list"
+  curl -s $API/api/billing/sessions/$SESSION/ -H "X-API-Key: $KEY"
+  curl -s $API/api/events/ -H "X-API-Key: $STAFF_KEY" -d '{{"type": "session.ended"}}'
+  {program} failures list"#
         ))
     }
 }

@@ -29,7 +29,7 @@ pub(super) struct Received {
     pub(super) is_readable: bool,
 }
 
-struct Receiver {
+struct Subscriber {
     webhook: Webhook,
     customer: Caller,
     seen: mpsc::UnboundedSender<Received>,
@@ -42,8 +42,8 @@ pub(super) fn start(
     customer: Caller,
 ) -> anyhow::Result<mpsc::UnboundedReceiver<Received>> {
     let (seen, received) = mpsc::unbounded_channel();
-    let receiver = Receiver { webhook: Webhook::new(secret)?, customer, seen };
-    let router = Router::new().route("/webhooks", post(receive)).with_state(Arc::new(receiver));
+    let subscriber = Arc::new(Subscriber { webhook: Webhook::new(secret)?, customer, seen });
+    let router = Router::new().route("/webhooks", post(receive)).with_state(subscriber);
     tokio::spawn(async move { axum::serve(listener, router).await });
     Ok(received)
 }
@@ -54,7 +54,7 @@ pub(super) fn url(address: SocketAddr) -> String {
 }
 
 async fn receive(
-    State(receiver): State<Arc<Receiver>>,
+    State(subscriber): State<Arc<Subscriber>>,
     headers: HeaderMap,
     body: Bytes,
 ) -> StatusCode {
@@ -63,14 +63,14 @@ async fn receive(
     };
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
     let session_id = text(&message["data"]["session_id"]);
-    let read = receiver.customer.session(&session_id).await;
-    let received = Received {
+    let session = subscriber.customer.session(&session_id).await;
+    let webhook = Received {
         event_type: text(&message["type"]),
-        is_verified: receiver.webhook.verify(&body, &headers).is_ok(),
-        is_readable: matches!(&read, Ok(Ok(session)) if !session["finalized_at"].is_null()),
+        is_verified: subscriber.webhook.verify(&body, &headers).is_ok(),
+        is_readable: matches!(&session, Ok(Ok(data)) if !data["finalized_at"].is_null()),
         session_id,
     };
     // Nobody listens any more: the demo is over.
-    let _ = receiver.seen.send(received);
+    let _ = subscriber.seen.send(webhook);
     StatusCode::NO_CONTENT
 }
