@@ -2,7 +2,20 @@
 //!
 //! # The way of an event
 //!
-//! The modules stand in the order in which an event travels; each knows only those above it.
+//! The modules stand in the order in which an event travels; each knows only those above it,
+//! and `cli/run.rs` alone knows all.
+//!
+//! - [`event`]: bytes become a typed event, or a rejection that says what to change (pure)
+//! - [`webhook`]: what a webhook is: ids, signatures, when to try again (pure)
+//! - [`finalize`]: what an event makes of a session (pure)
+//! - [`store`]: where everything is kept: `SQLite` or `PostgreSQL`
+//! - [`intake`]: events in, from `RabbitMQ`, HTTP and files, taken in batches
+//! - [`courier`]: webhooks out
+//! - [`recordings`]: where recordings lie: S3 or a folder
+//! - [`api`]: what customers read
+//! - [`cli`]: the commands
+//!
+//! Beside them: [`clock`], [`backoff`], [`secrets`], [`health`], [`shutdown`].
 
 pub mod api;
 pub mod backoff;

@@ -210,7 +210,8 @@ mod tests {
         );
     }
 
-    const SEALED: &str = "?";
+    const SEALED: &str =
+        "014bb06f8e09090909090909090909090973418f091c5f7f7d6e8ed0e46ba9246e7f01981cfd5d6eb272";
 
     #[test]
     fn another_key_is_named_in_the_error() {

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use super::ApiState;
 use super::envelope::Reply;
 use super::error::ApiError;
+use crate::intake::Intake;
 
 /// A store that takes longer is no store to work with.
 const STORE_TIMEOUT: Duration = Duration::from_secs(2);
@@ -24,6 +25,9 @@ pub(super) async fn readyz(State(state): State<ApiState>) -> Result<Reply<Value>
     };
     let mut parts = state.health.parts();
     parts.insert("store", store);
+    if state.intake.as_ref().is_some_and(Intake::is_paused) {
+        parts.insert("intake", Some("Events are held back until the database answers.".to_owned()));
+    }
     let is_ready = parts.values().all(Option::is_none);
     let data = json!(parts);
     if is_ready {

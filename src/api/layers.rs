@@ -51,9 +51,71 @@ async fn log(request: Request, next: Next) -> Response {
     let status = response.status().as_u16();
     let duration_ms = started.elapsed().as_secs_f64() * 1000.0;
     if matches!(route, "/livez" | "/readyz") {
-        tracing::debug!(http.method = %method, http.route = route, http.status = status, duration_ms, "answered a probe");
+        tracing::debug!(%method, route, status, duration_ms, "answered a probe");
     } else {
-        tracing::info!(http.method = %method, http.route = route, http.status = status, duration_ms, "answered a request");
+        tracing::info!(%method, route, status, duration_ms, "answered a request");
     }
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::body::Body;
+    use axum::routing::get;
+    use http::{Method, StatusCode, header};
+    use serde_json::{Value, json};
+    use tower::ServiceExt as _;
+
+    use super::*;
+
+    async fn call(origins: &[&str], request: http::request::Builder) -> Response {
+        let routes = Router::new()
+            .route("/", get(async || "fine"))
+            .route("/panics", get(async || -> () { panic!("a customer's text") }));
+        let routes = wrap(routes, &Origins::parse(origins).unwrap());
+        routes.oneshot(request.body(Body::empty()).unwrap()).await.unwrap()
+    }
+
+    fn allowed_origin(response: &Response) -> Option<&str> {
+        response.headers().get(header::ACCESS_CONTROL_ALLOW_ORIGIN)?.to_str().ok()
+    }
+
+    #[tokio::test]
+    async fn a_panic_is_a_500_that_tells_nothing() {
+        let response = call(&[], Request::builder().uri("/panics")).await;
+        assert_eq!(response.status(), StatusCode::INTERNAL_SERVER_ERROR);
+        let body = axum::body::to_bytes(response.into_body(), usize::MAX).await.unwrap();
+        assert_eq!(
+            serde_json::from_slice::<Value>(&body).unwrap(),
+            json!({
+                "success": false, "message": "Something went wrong on our side.",
+                "data": null, "errors": null,
+            })
+        );
+    }
+
+    #[tokio::test]
+    async fn only_listed_origins_may_call_from_a_browser() {
+        let from = |origin| Request::builder().uri("/").header(header::ORIGIN, origin);
+        let page = "https://app.example.com";
+        assert_eq!(allowed_origin(&call(&[], from(page)).await), None);
+        assert_eq!(allowed_origin(&call(&[page], from(page)).await), Some(page));
+        assert_eq!(allowed_origin(&call(&[page], from("https://evil.example")).await), None);
+        assert_eq!(allowed_origin(&call(&["*"], from(page)).await), Some("*"));
+    }
+
+    #[tokio::test]
+    async fn a_browser_may_send_a_key_after_asking() {
+        let page = "https://app.example.com";
+        let ask = Request::builder()
+            .method(Method::OPTIONS)
+            .uri("/")
+            .header(header::ORIGIN, page)
+            .header(header::ACCESS_CONTROL_REQUEST_METHOD, "GET")
+            .header(header::ACCESS_CONTROL_REQUEST_HEADERS, "x-api-key");
+        let response = call(&[page], ask).await;
+        assert_eq!(response.status(), StatusCode::OK);
+        let allowed = response.headers()[header::ACCESS_CONTROL_ALLOW_HEADERS].to_str().unwrap();
+        assert!(allowed.contains("x-api-key"), "{allowed}");
+    }
 }

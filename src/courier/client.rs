@@ -296,3 +296,6 @@ fn tls(extra_roots: Vec<CertificateDer<'static>>) -> TlsConnector {
         .with_no_client_auth();
     TlsConnector::from(Arc::new(config))
 }
+
+#[cfg(test)]
+mod tests;

@@ -8,8 +8,9 @@ use tokio::time::{Instant, sleep, timeout_at};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
+use super::Office;
 use super::desk::Life;
-use super::{Office, patience};
+use crate::backoff::Backoff;
 use crate::clock::{self, SystemClock};
 use crate::store::StoreError;
 
@@ -47,14 +48,13 @@ impl Heart {
     }
 
     async fn enter(&self) -> Life {
-        let mut failures = 0;
+        let mut backoff = Backoff::default();
         loop {
             match self.try_enter().await {
                 Ok(life) => return life,
                 Err(error) => tracing::warn!("webhooks wait for the database: {error}"),
             }
-            sleep(patience(failures, clock::chance())).await;
-            failures += 1;
+            sleep(backoff.next(clock::chance())).await;
         }
     }
 
@@ -81,15 +81,14 @@ impl Heart {
 
     /// Until when the process lives now; `None`: not any more.
     async fn renew(&self, process: Uuid) -> Option<Instant> {
-        let mut failures = 0;
+        let mut backoff = Backoff::default();
         loop {
             let until = Instant::now() + LIFE;
             match self.try_renew(process).await {
                 Ok(is_alive) => return is_alive.then_some(until),
                 Err(error) => tracing::warn!("the database does not hear this process: {error}"),
             }
-            sleep(patience(failures, clock::chance())).await;
-            failures += 1;
+            sleep(backoff.next(clock::chance())).await;
         }
     }
 

@@ -16,6 +16,10 @@ mod life;
 mod queue;
 mod recorder;
 mod sweep;
+#[cfg(test)]
+mod table;
+#[cfg(test)]
+mod testing;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -264,9 +268,5 @@ impl Round {
     }
 }
 
-/// How long to wait after so many failures in a row: 100 ms, doubling up to 5 s, of which
-/// `chance` takes up to half away.
-fn patience(failures: u32, chance: f64) -> Duration {
-    let longest = Duration::from_millis(100 << failures.min(6)).min(Duration::from_secs(5));
-    longest.mul_f64(1.0 - chance / 2.0)
-}
+#[cfg(test)]
+mod tests;

@@ -7,9 +7,10 @@ use tokio::sync::mpsc;
 use tokio::time::sleep;
 use uuid::Uuid;
 
+use super::Office;
 use super::directory::Directory;
 use super::queue::Job;
-use super::{Office, patience};
+use crate::backoff::Backoff;
 use crate::clock;
 use crate::store::{AttemptResult, StoreError};
 
@@ -164,7 +165,7 @@ async fn persist<T, F>(work: impl Fn() -> F) -> Result<T, StoreError>
 where
     F: Future<Output = Result<T, StoreError>>,
 {
-    let mut failures = 0;
+    let mut backoff = Backoff::default();
     loop {
         match work().await {
             Err(StoreError::Transient(error)) => {
@@ -172,7 +173,6 @@ where
             }
             done => return done,
         }
-        sleep(patience(failures, clock::chance())).await;
-        failures += 1;
+        sleep(backoff.next(clock::chance())).await;
     }
 }

@@ -7,7 +7,8 @@ use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::{Office, patience};
+use super::Office;
+use crate::backoff::Backoff;
 use crate::clock;
 use crate::store::StoreError;
 
@@ -24,19 +25,18 @@ impl Sweeper {
     /// Runs until it is told to stop.
     pub(super) async fn run(self, stop: CancellationToken) {
         let sweeping = async {
-            let (mut failures, mut rescued_at) = (0, None::<Instant>);
+            let (mut backoff, mut rescued_at) = (Backoff::default(), None::<Instant>);
             loop {
                 let is_rescue_due = rescued_at.is_none_or(|at| at.elapsed() >= RESCUE_EVERY);
                 match self.sweep(is_rescue_due).await {
                     Ok(pause) => {
-                        failures = 0;
+                        backoff = Backoff::default();
                         rescued_at = if is_rescue_due { Some(Instant::now()) } else { rescued_at };
                         self.wait(pause).await;
                     }
                     Err(error) => {
                         tracing::warn!("due webhooks wait for the database: {error}");
-                        sleep(patience(failures, clock::chance())).await;
-                        failures += 1;
+                        sleep(backoff.next(clock::chance())).await;
                     }
                 }
             }

@@ -1,8 +1,8 @@
 //! The tests that run the real thing: both databases, the broker, the whole service.
 #![expect(clippy::unwrap_used, reason = "a test says what it expects by failing")]
 
-mod cli;
 mod api;
+mod cli;
 mod harness;
 mod merge;
 mod oracle;
