@@ -15,7 +15,7 @@
 //! - [`api`]: what customers read
 //! - [`cli`]: the commands
 //!
-//! Beside them: [`clock`], [`backoff`], [`secrets`], [`health`], [`shutdown`].
+//! Beside them: [`config`], [`clock`], [`backoff`], [`secrets`], [`health`], [`shutdown`], [`telemetry`].
 
 pub mod api;
 pub mod backoff;
