@@ -142,14 +142,15 @@ class Process:
 class Database:
     """A database of its own, and one psql that stays open to ask it."""
 
+    PSQL = ["psql", "--quiet", "--no-psqlrc", "--set=ON_ERROR_STOP=1"]
+
     def __init__(self, server_url, name):
-        subprocess.run(
-            ["psql", "--quiet", "--no-psqlrc", "--dbname", f"{server_url}/postgres", "--command", f"CREATE DATABASE {name}"],
-            check=True,
-        )
+        self.name = name
+        self.server = [*self.PSQL, f"--dbname={server_url}/postgres"]
+        subprocess.run([*self.server, f"--command=CREATE DATABASE {name}"], check=True)
         self.url = f"{server_url}/{name}"
         self.psql = subprocess.Popen(
-            ["psql", "--quiet", "--no-psqlrc", "--no-align", "--tuples-only", "--field-separator=\t", "--dbname", self.url],
+            [*self.PSQL, "--no-align", "--tuples-only", "--field-separator=\t", f"--dbname={self.url}"],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
         )
 
@@ -158,18 +159,26 @@ class Database:
         self.psql.stdin.write(f"{question};\nSELECT 'the end';\n")
         self.psql.stdin.flush()
         lines = []
-        while (line := self.psql.stdout.readline().rstrip("\n")) != "the end":
-            if self.psql.poll() is not None:
+        while (line := self.psql.stdout.readline()) != "the end\n":
+            if line == "":
                 raise Failed(f"Postgres did not answer: {question}")
-            lines.append(line)
+            lines.append(line.rstrip("\n"))
         return [line.split("\t") for line in lines]
 
     def number(self, question):
         return int(self.rows(question)[0][0])
 
+    def run_file(self, path):
+        subprocess.run([*self.PSQL, f"--dbname={self.url}", f"--file={path}"], check=True)
+
     def close(self):
-        self.psql.stdin.close()
-        self.psql.wait()
+        if self.psql.poll() is None:
+            self.psql.stdin.close()
+            self.psql.wait()
+
+    def drop(self):
+        self.close()
+        subprocess.run([*self.server, f"--command=DROP DATABASE {self.name} WITH (FORCE)"], check=True)
 
 
 class Finalizer:
