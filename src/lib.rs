@@ -2,16 +2,34 @@
 //!
 //! # The way of an event
 //!
-//! The modules stand in the order in which an event travels; each knows only those above it.
+//! The modules stand in the order in which an event travels; each knows only those above it,
+//! and `cli/run.rs` alone knows all.
+//!
+//! - [`event`]: bytes become a typed event, or a rejection that says what to change (pure)
+//! - [`webhook`]: what a webhook is: ids, signatures, when to try again (pure)
+//! - [`finalize`]: what an event makes of a session (pure)
+//! - [`store`]: where everything is kept: `SQLite` or `PostgreSQL`
+//! - [`intake`]: events in, from `RabbitMQ`, HTTP and files, taken in batches
+//! - [`courier`]: webhooks out
+//! - [`recordings`]: where recordings lie: S3 or a folder
+//! - [`api`]: what customers read
+//! - [`cli`]: the commands
+//!
+//! Beside them: [`config`], [`clock`], [`backoff`], [`secrets`], [`health`], [`shutdown`], [`telemetry`].
 
+pub mod api;
 pub mod backoff;
 pub mod cli;
 pub mod clock;
+pub mod config;
 pub mod courier;
 pub mod event;
 pub mod finalize;
+pub mod health;
 pub mod intake;
+pub mod recordings;
 pub mod secrets;
 pub mod shutdown;
 pub mod store;
+pub mod telemetry;
 pub mod webhook;

@@ -1,8 +1,202 @@
-//! The commands.
+//! The commands: one file each. What they have in common: how they stop, and what they open.
 
+mod check;
+mod demo;
+mod endpoints;
+mod failures;
+mod files;
+mod ingest;
+mod keys;
+mod migrate;
+mod open;
+mod output;
+mod publish;
+mod run;
+mod sessions;
+
+use std::io;
 use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use tracing::level_filters::LevelFilter;
+
+use crate::config::SettingError;
+use crate::intake::amqp::BrokerError;
+use crate::intake::file::FileError;
+use crate::store::{OpenError, StoreError};
+use crate::telemetry::{self, LogSettings};
+
+/// Turns the end of a voice call into a session a customer can read.
+///
+/// Every setting is a flag and an environment variable; a flag wins. S3 takes the ordinary AWS_*
+/// variables. Exit status: 0 done, 1 some items failed, 2 wrong usage, 3 a dependency is not there.
+#[derive(Parser)]
+#[command(name = "finalizer", version, arg_required_else_help = true)]
+struct CommandLine {
+    #[command(subcommand)]
+    command: Command,
+    #[command(flatten)]
+    log: LogSettings,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Take events, send webhooks, answer the API: in one process, until it is told to stop
+    Run(Box<run::RunCommand>),
+    /// Try it: sample calls in, verified webhooks out, in a new temporary folder
+    Demo(demo::DemoCommand),
+    /// Finalize the events of JSON or NDJSON files
+    Ingest(ingest::IngestCommand),
+    /// Publish the events of JSON or NDJSON files to RabbitMQ
+    Publish(publish::PublishCommand),
+    /// Sessions: what a customer would read
+    #[command(subcommand)]
+    Sessions(sessions::SessionsCommand),
+    /// Failures: events that could not be finalized
+    #[command(subcommand)]
+    Failures(failures::FailuresCommand),
+    /// Endpoints: who gets webhooks
+    #[command(subcommand)]
+    Endpoints(endpoints::EndpointsCommand),
+    /// Keys to the API
+    #[command(subcommand)]
+    Keys(keys::KeysCommand),
+    /// Bring the database to this release's layout
+    Migrate(migrate::MigrateCommand),
+    /// Can store, broker and recordings be reached and used?
+    Check(check::CheckCommand),
+}
+
+/// Why a command ends before it is done.
+#[derive(Debug)]
+enum Stop {
+    /// Some items failed; each has been told.
+    SomeFailed,
+    /// Wrong usage.
+    Usage(String),
+    /// A dependency is not there.
+    Absent(String),
+    /// Anything else.
+    Broken(anyhow::Error),
+    /// Nobody reads on.
+    Unread,
+}
+
+impl From<SettingError> for Stop {
+    fn from(error: SettingError) -> Self {
+        Self::Usage(error.to_string())
+    }
+}
+
+impl From<StoreError> for Stop {
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::Transient(_) => Self::Absent(error.to_string()),
+            StoreError::Rejected(_) | StoreError::Broken(_) => Self::Broken(error.into()),
+        }
+    }
+}
+
+impl From<OpenError> for Stop {
+    fn from(error: OpenError) -> Self {
+        match error {
+            OpenError::BadUrl(_) => Self::Usage(error.to_string()),
+            OpenError::Missing(_) => Self::Absent(format!(
+                "{error}: name another with --database-url, or make one with `finalizer run`"
+            )),
+            OpenError::Folder { .. } | OpenError::Store(_) => Self::Absent(error.to_string()),
+        }
+    }
+}
+
+impl From<BrokerError> for Stop {
+    fn from(error: BrokerError) -> Self {
+        match error {
+            BrokerError::BadUrl(_) => Self::Usage(error.to_string()),
+            other => Self::Absent(other.to_string()),
+        }
+    }
+}
+
+impl From<FileError> for Stop {
+    fn from(error: FileError) -> Self {
+        Self::Usage(error.to_string())
+    }
+}
+
+impl From<anyhow::Error> for Stop {
+    fn from(error: anyhow::Error) -> Self {
+        Self::Broken(error)
+    }
+}
+
+impl From<io::Error> for Stop {
+    fn from(error: io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::BrokenPipe => Self::Unread,
+            _ => Self::Broken(error.into()),
+        }
+    }
+}
+
+impl Stop {
+    /// Tells why, on standard error, and says the exit status.
+    fn told(&self) -> ExitCode {
+        match self {
+            Self::Unread => ExitCode::SUCCESS,
+            Self::SomeFailed => ExitCode::from(1),
+            Self::Usage(sentence) => {
+                output::remark(format!("error: {sentence}"));
+                ExitCode::from(2)
+            }
+            Self::Absent(sentence) => {
+                output::remark(format!("error: {sentence}"));
+                ExitCode::from(3)
+            }
+            Self::Broken(error) => {
+                output::remark(format!("error: {error:#}"));
+                ExitCode::from(1)
+            }
+        }
+    }
+}
 
 /// Runs the command line.
 pub fn main() -> ExitCode {
-    ExitCode::SUCCESS
+    let line = match CommandLine::try_parse() {
+        Ok(line) => line,
+        Err(error) => {
+            // Help and version come this way, too. Nobody is left to tell if it cannot be shown.
+            let _ = error.print();
+            return ExitCode::from(u8::from(error.use_stderr()) * 2);
+        }
+    };
+    let level =
+        if matches!(line.command, Command::Run(_)) { LevelFilter::INFO } else { LevelFilter::WARN };
+    telemetry::start(&line.log, level);
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return Stop::from(error).told(),
+    };
+    match runtime.block_on(line.command.perform()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(stop) => stop.told(),
+    }
+}
+
+impl Command {
+    async fn perform(self) -> Result<(), Stop> {
+        match self {
+            Self::Run(command) => command.perform().await,
+            Self::Demo(command) => command.perform().await,
+            Self::Ingest(command) => command.perform().await,
+            Self::Publish(command) => command.perform().await,
+            Self::Sessions(command) => command.perform().await,
+            Self::Failures(command) => command.perform().await,
+            Self::Endpoints(command) => command.perform().await,
+            Self::Keys(command) => command.perform().await,
+            Self::Migrate(command) => command.perform().await,
+            Self::Check(command) => command.perform().await,
+        }
+    }
 }

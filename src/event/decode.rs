@@ -18,7 +18,11 @@ type Fast<'a> = Wire<'a, Object<Item<'a>>, Object<NeutralMessage<'a>>, Object<En
 /// Elements are read one by one, by those who know which of them matter.
 type Careful<'a> = Wire<'a, &'a RawValue, &'a RawValue, &'a RawValue>;
 
-/// Reads one event.
+/// How much of an event that cannot be read is searched for its ids, in bytes.
+const BEGINNING_BYTES: usize = 64 * 1024;
+
+/// Reads one event. How large it may be is for the caller to check (see
+/// [`Rejection::too_large`]).
 pub fn decode(bytes: &[u8]) -> Result<Event<'_>, Rejection> {
     let text = std::str::from_utf8(bytes).map_err(|error| not_utf8(bytes, error.valid_up_to()))?;
     if let Some(event) = decode_fast(text) {
@@ -30,13 +34,15 @@ pub fn decode(bytes: &[u8]) -> Result<Event<'_>, Rejection> {
     }
 }
 
-fn decode_fast(text: &str) -> Option<Event<'_>> {
+pub(super) fn decode_fast(text: &str) -> Option<Event<'_>> {
     serde_json::from_str::<Object<Fast<'_>>>(text).ok()?.0.into_event().ok()
 }
 
 /// The truth about an event: takes what the fast pass takes, and some that it does not.
-fn decode_carefully(text: &str) -> Result<Event<'_>, Rejection> {
-    serde_json::from_str::<IgnoredAny>(text).map_err(|error| malformed(text, &error))?;
+pub(super) fn decode_carefully(text: &str) -> Result<Event<'_>, Rejection> {
+    if let Err(error) = serde_json::from_str::<IgnoredAny>(text) {
+        return Err(about(malformed(text, &error), &Members::before_error(text)));
+    }
     let members = Members::of(text).ok_or_else(|| {
         Rejection::invalid("", "Expected an event, a JSON object, found another value.")
     })?;
@@ -90,10 +96,22 @@ fn about(rejection: Rejection, members: &Members<'_>) -> Rejection {
     }
 }
 
+/// Says which event was rejected, if its beginning tells.
+pub(super) fn about_beginning(rejection: Rejection, bytes: &[u8]) -> Rejection {
+    let beginning = &bytes[..bytes.len().min(BEGINNING_BYTES)];
+    let text = match std::str::from_utf8(beginning) {
+        Ok(text) => text,
+        Err(error) => {
+            std::str::from_utf8(&beginning[..error.valid_up_to()]).expect("it is valid up to there")
+        }
+    };
+    about(rejection, &Members::before_error(text))
+}
+
 fn not_utf8(bytes: &[u8], offset: usize) -> Rejection {
     let line = 1 + memchr::memchr_iter(b'\n', &bytes[..offset]).count();
     let message = format!("The event is no JSON: byte {offset} (line {line}) is not UTF-8.");
-    Rejection::new(FailureCode::MalformedJson, message)
+    about_beginning(Rejection::new(FailureCode::MalformedJson, message), bytes)
 }
 
 fn malformed(text: &str, error: &serde_json::Error) -> Rejection {

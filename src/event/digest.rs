@@ -14,7 +14,6 @@ pub(super) fn digest(kept: &impl Serialize) -> Digest {
 }
 
 /// A time, for `serialize_with`.
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
 pub(super) fn time<S: Serializer>(time: &DateTime<Utc>, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_i64(time.timestamp_micros())
 }

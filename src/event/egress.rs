@@ -207,14 +207,16 @@ impl<'a> EgressInfo<'a> {
 /// The status: an enum's name or its number; Protobuf leaves out the first (STARTING).
 fn status(raw: Option<&RawValue>, is_stored: bool) -> Option<EgressStatus> {
     let at_limit = if is_stored { EgressStatus::Complete } else { EgressStatus::Failed };
-    Some(match raw.map_or("0", RawValue::get) {
-        "0" | "\"EGRESS_STARTING\"" => EgressStatus::Starting,
-        "1" | "\"EGRESS_ACTIVE\"" => EgressStatus::Active,
-        "2" | "\"EGRESS_ENDING\"" => EgressStatus::Ending,
-        "3" | "\"EGRESS_COMPLETE\"" => EgressStatus::Complete,
-        "4" | "\"EGRESS_FAILED\"" => EgressStatus::Failed,
-        "5" | "\"EGRESS_ABORTED\"" => EgressStatus::Aborted,
-        "6" | "\"EGRESS_LIMIT_REACHED\"" => at_limit,
+    let Some(raw) = raw else { return Some(EgressStatus::Starting) };
+    let name = serde_json::from_str::<Text<'_>>(raw.get()).unwrap_or(Text::from(raw.get()));
+    Some(match name.as_str() {
+        "0" | "EGRESS_STARTING" => EgressStatus::Starting,
+        "1" | "EGRESS_ACTIVE" => EgressStatus::Active,
+        "2" | "EGRESS_ENDING" => EgressStatus::Ending,
+        "3" | "EGRESS_COMPLETE" => EgressStatus::Complete,
+        "4" | "EGRESS_FAILED" => EgressStatus::Failed,
+        "5" | "EGRESS_ABORTED" => EgressStatus::Aborted,
+        "6" | "EGRESS_LIMIT_REACHED" => at_limit,
         _ => return None,
     })
 }
@@ -243,4 +245,78 @@ fn cut(error: &str) -> String {
         end -= 1;
     }
     error[..end].to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{EgressStatus, egress_from_slice};
+    use crate::event::Egress;
+
+    fn egress(info: &str) -> Egress {
+        egress_from_slice(info.as_bytes(), "/egressInfo").unwrap()
+    }
+
+    #[test]
+    fn a_status_is_a_name_a_number_or_nothing() {
+        let status =
+            |status: &str| egress(&format!(r#"{{"egressId":"EG","status":{status}}}"#)).status;
+        assert_eq!(status("null"), EgressStatus::Starting);
+        assert_eq!(status("0"), EgressStatus::Starting);
+        assert_eq!(status("1"), EgressStatus::Active);
+        assert_eq!(status("2"), EgressStatus::Ending);
+        assert_eq!(status("3"), EgressStatus::Complete);
+        assert_eq!(status("4"), EgressStatus::Failed);
+        assert_eq!(status("5"), EgressStatus::Aborted);
+        assert_eq!(status("6"), EgressStatus::Failed);
+        assert_eq!(status("\"EGRESS_LIMIT_REACHED\""), EgressStatus::Failed);
+        assert_eq!(status("\"EGRESS_\\u0041CTIVE\""), EgressStatus::Active);
+        let stored =
+            r#"{"egressId":"EG","status":6,"fileResults":[{"filename":"f","location":"l"}]}"#;
+        assert_eq!(egress(stored).status, EgressStatus::Complete);
+    }
+
+    #[test]
+    fn what_is_wrong_is_pointed_at_from_the_whole() {
+        for (info, pointer) in [
+            (r#"{"status":"EGRESS_ACTIVE"}"#, "/egressInfo/egressId"),
+            (r#"{"egress_id":""}"#, "/egressInfo/egressId"),
+            (r#"{"egressId":"EG","status":"PAUSED"}"#, "/egressInfo/status"),
+            (r#"{"egressId":"EG","status":7}"#, "/egressInfo/status"),
+            (r#"{"egressId":"EG","updatedAt":"soon"}"#, "/egressInfo/updatedAt"),
+            (r#"{"egressId":"EG","fileResults":[{"size":[]}]}"#, "/egressInfo/fileResults/0/size"),
+            (r#"{"egressId":"EG","error":"\u0000"}"#, "/egressInfo/error"),
+            ("[]", "/egressInfo"),
+        ] {
+            let rejection = egress_from_slice(info.as_bytes(), "/egressInfo").unwrap_err();
+            assert_eq!(rejection.pointer.as_deref(), Some(pointer), "{info}");
+            assert!(rejection.message.ends_with('.'), "{info}: {}", rejection.message);
+        }
+    }
+
+    #[test]
+    fn the_bucket_comes_from_whatever_was_asked_for() {
+        for request in [
+            r#""roomComposite":{"fileOutputs":[{"s3":{"bucket":"b"}}]}"#,
+            r#""room_composite":{"file_outputs":[{"gcp":{"bucket":"b"}}]}"#,
+            r#""participant":{"fileOutputs":[{"aliOSS":{"bucket":"b"}}]}"#,
+            r#""trackComposite":{"file":{"azure":{"containerName":"b"}}}"#,
+            r#""track":{"file":{"s3":{"bucket":"b"}},"websocketUrl":"x"}"#,
+            r#""web":{"url":"x","file_outputs":[{"s3":{"bucket":"b"}},{"s3":{"bucket":"c"}}]}"#,
+        ] {
+            let info = format!(r#"{{"egressId":"EG","file":{{"filename":"f"}},{request}}}"#);
+            assert_eq!(egress(&info).file.unwrap().bucket.as_deref(), Some("b"), "{request}");
+        }
+    }
+
+    #[test]
+    fn a_long_error_is_cut_between_characters_and_zero_times_are_none() {
+        let error = "é".repeat(400);
+        let info = format!(
+            r#"{{"egressId":"EG","error":"{error}","startedAt":"0","endedAt":1780000000123456789}}"#
+        );
+        let egress = egress(&info);
+        assert_eq!(egress.error.unwrap().len(), 512);
+        assert_eq!(egress.started_at, None);
+        assert_eq!(egress.ended_at.unwrap().timestamp_micros(), 1_780_000_000_123_456);
+    }
 }

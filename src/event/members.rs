@@ -21,6 +21,15 @@ impl<'a> Members<'a> {
         serde_json::from_str(json).ok()
     }
 
+    /// The members before the place where `json` is broken or cut off.
+    pub(super) fn before_error(json: &'a str) -> Self {
+        let mut members = Vec::new();
+        let mut deserializer = serde_json::Deserializer::from_str(json);
+        // What is wrong is known already; what came before it is wanted.
+        let _ = deserializer.deserialize_map(Collector(&mut members));
+        Self(members)
+    }
+
     /// The first member of that name.
     pub(super) fn get(&self, name: &str) -> Option<&'a RawValue> {
         self.0.iter().find(|(member, _)| member.as_str() == name).map(|(_, value)| *value)
@@ -56,25 +65,26 @@ impl<'a> Members<'a> {
 
 impl<'de: 'a, 'a> Deserialize<'de> for Members<'a> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct MembersVisitor;
+        let mut members = Vec::new();
+        deserializer.deserialize_map(Collector(&mut members))?;
+        Ok(Self(members))
+    }
+}
 
-        impl<'de> Visitor<'de> for MembersVisitor {
-            type Value = Members<'de>;
+struct Collector<'c, 'a>(&'c mut Vec<(Text<'a>, &'a RawValue)>);
 
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("an object")
-            }
+impl<'de> Visitor<'de> for Collector<'_, 'de> {
+    type Value = ();
 
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-                let mut members = Vec::new();
-                while let Some(member) = map.next_entry()? {
-                    members.push(member);
-                }
-                Ok(Members(members))
-            }
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
+        while let Some(member) = map.next_entry()? {
+            self.0.push(member);
         }
-
-        deserializer.deserialize_map(MembersVisitor)
+        Ok(())
     }
 }
 

@@ -22,6 +22,8 @@ mod rejection;
 mod report;
 mod scalar;
 mod surrogates;
+#[cfg(test)]
+mod tests;
 mod text;
 mod usage;
 mod wire;
@@ -40,6 +42,7 @@ pub type Digest = [u8; 32];
 
 /// One thing a voice worker (or `LiveKit`) tells us. Borrows from the event's bytes.
 #[derive(Debug, Clone, PartialEq)]
+#[expect(clippy::large_enum_variant, reason = "moving a start once is cheaper than boxing it")]
 pub enum Event<'a> {
     /// `session.started`: a call began.
     Started(SessionStarted<'a>),

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::Event;
+use super::decode::about_beginning;
 
 /// What kind of trouble; the whole list of codes a failure can have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -120,12 +121,13 @@ impl Rejection {
     }
 
     /// More bytes than an event may have (`--max-event-bytes`).
-    pub fn too_large(size_bytes: usize, max_bytes: usize) -> Self {
+    pub fn too_large(bytes: &[u8], max_bytes: usize) -> Self {
         let message = format!(
-            "The event has {size_bytes} bytes, and at most {max_bytes} are taken: leave the \
-             report's `events` and `options` out, or raise --max-event-bytes and replay it."
+            "The event has {} bytes, and at most {max_bytes} are taken: leave the report's \
+             `events` and `options` out, or raise --max-event-bytes and replay it.",
+            bytes.len()
         );
-        Self::new(FailureCode::TooLarge, message)
+        about_beginning(Self::new(FailureCode::TooLarge, message), bytes)
     }
 
     /// Says which event it is about, if that was not known yet.

@@ -255,19 +255,21 @@ pub(super) struct Int64(pub(super) i64);
 impl<'de> Deserialize<'de> for Int64 {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let raw = <&RawValue>::deserialize(deserializer)?;
-        let digits = raw.get().trim_matches('"');
-        digits
-            .parse()
-            .ok()
-            .or_else(|| scaled(raw.get(), 0).and_then(|number| i64::try_from(number).ok()))
-            .map(Self)
-            .ok_or_else(|| {
-                D::Error::custom(format_args!(
-                    "expected an integer of 64 bits, found {}",
-                    kind_of(raw.get(), "another text")
-                ))
-            })
+        int64(raw.get()).map(Self).ok_or_else(|| {
+            D::Error::custom(format_args!(
+                "expected an integer of 64 bits, found {}",
+                kind_of(raw.get(), "another text")
+            ))
+        })
     }
+}
+
+fn int64(json: &str) -> Option<i64> {
+    if json.starts_with('"') {
+        let text: Text<'_> = serde_json::from_str(json).ok()?;
+        return text.as_str().parse().ok();
+    }
+    i64::try_from(scaled(json, 0)?).ok()
 }
 
 fn is_negative(json: &str) -> bool {

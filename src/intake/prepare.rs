@@ -18,7 +18,7 @@ pub fn prepare(
 ) -> Prepared {
     let RawEvent { bytes, source } = event;
     let (change, event_id, event_type) = if bytes.len() > max_event_bytes {
-        (Err(Rejection::too_large(bytes.len(), max_event_bytes)), None, None)
+        (Err(Rejection::too_large(&bytes, max_event_bytes)), None, None)
     } else {
         match catch_unwind(AssertUnwindSafe(|| read(&bytes, prices))) {
             Ok(read) => read,

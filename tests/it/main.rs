@@ -1,6 +1,11 @@
 //! The tests that run the real thing: both databases, the broker, the whole service.
 #![expect(clippy::unwrap_used, reason = "a test says what it expects by failing")]
 
+mod api;
+mod architecture;
+mod cli;
 mod harness;
 mod merge;
+mod oracle;
+mod samples;
 mod store;

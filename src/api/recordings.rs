@@ -1,0 +1,78 @@
+//! `GET /recordings/{path}`: plays a recording out of a folder to whoever has a signed link.
+
+use axum::body::Body;
+use axum::extract::rejection::{PathRejection, QueryRejection};
+use axum::extract::{Path, Query, Request, State};
+use axum::response::{IntoResponse, Response};
+use http::{HeaderName, HeaderValue, StatusCode, header};
+use serde::Deserialize;
+use tower_http::services::ServeFile;
+
+use super::ApiState;
+use super::error::ApiError;
+use crate::recordings::{LinkError, Playable};
+
+/// What a link carries; whatever is missing makes it a forged one.
+#[derive(Deserialize)]
+pub(super) struct Link {
+    #[serde(default)]
+    expires: String,
+    #[serde(default)]
+    signature: String,
+}
+
+/// `GET` and `HEAD`, whole or a range.
+pub(super) async fn play(
+    State(state): State<ApiState>,
+    path: Result<Path<String>, PathRejection>,
+    link: Result<Query<Link>, QueryRejection>,
+    request: Request,
+) -> Result<Response, ApiError> {
+    let (Ok(Path(path)), Ok(Query(link))) = (path, link) else {
+        return Err(LinkError::Forged.into());
+    };
+    let now = state.clock.now();
+    let playable = state.places.open_link(&path, &link.expires, &link.signature, now).await?;
+    stream(playable, request).await
+}
+
+async fn stream(playable: Playable, request: Request) -> Result<Response, ApiError> {
+    let Playable { path, content_type } = playable;
+    let served = ServeFile::new(path).try_call(request).await.map_err(|error| {
+        tracing::warn!(%error, "a recording could not be read");
+        ApiError::Unavailable("The recording cannot be read right now.")
+    })?;
+    let mut response = served.map(Body::new);
+    match response.status() {
+        StatusCode::RANGE_NOT_SATISFIABLE => {
+            let size = response.headers_mut().remove(header::CONTENT_RANGE);
+            Err(ApiError::RangeNotSatisfiable(size))
+        }
+        // It went away between the look and the reading.
+        StatusCode::NOT_FOUND => Err(LinkError::Gone.into()),
+        _ => {
+            response.headers_mut().extend(headers(content_type));
+            Ok(response.into_response())
+        }
+    }
+}
+
+fn headers(content_type: &'static str) -> [(HeaderName, HeaderValue); 3] {
+    [
+        (header::CONTENT_TYPE, HeaderValue::from_static(content_type)),
+        (header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff")),
+        (header::CACHE_CONTROL, HeaderValue::from_static("private")),
+    ]
+}
+
+impl From<LinkError> for ApiError {
+    fn from(error: LinkError) -> Self {
+        match error {
+            LinkError::Forged => Self::Forbidden("This link was not made by us.".into()),
+            LinkError::Expired => {
+                Self::Forbidden("This link has expired: read the session again.".into())
+            }
+            LinkError::Gone => Self::NotFound("The recording is not there."),
+        }
+    }
+}

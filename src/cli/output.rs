@@ -1,0 +1,122 @@
+//! How commands speak: results on standard output, remarks on standard error.
+
+use std::io::{self, Write as _};
+
+use comfy_table::{Cell, ContentArrangement, LineStyle, Table, presets};
+use serde::Serialize;
+use serde_json::Value;
+
+use super::Stop;
+
+/// What a command prints its result as.
+#[derive(Debug, Clone, Copy, clap::Args)]
+pub(super) struct OutputSettings {
+    /// Print JSON: `{"data": …}`
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+impl OutputSettings {
+    /// Prints a list: a table with these columns, or JSON. `empty` is the sentence for people
+    /// when there is nothing to list.
+    pub(super) fn list<T: Serialize, const COLUMNS: usize>(
+        self,
+        items: &[T],
+        columns: [&str; COLUMNS],
+        row: impl Fn(&T) -> [String; COLUMNS],
+        empty: &str,
+    ) -> Result<(), Stop> {
+        if self.json {
+            return data(&items);
+        }
+        if items.is_empty() {
+            remark(empty);
+            return Ok(());
+        }
+        table(columns, items.iter().map(row))
+    }
+}
+
+/// One line of the result.
+pub(super) fn line(text: impl AsRef<str>) -> Result<(), Stop> {
+    bytes(format!("{}\n", text.as_ref()).as_bytes())
+}
+
+/// A part of the result, as it is.
+pub(super) fn bytes(bytes: &[u8]) -> Result<(), Stop> {
+    let mut out = io::stdout().lock();
+    out.write_all(bytes)?;
+    Ok(out.flush()?)
+}
+
+/// The result as JSON, in the API's envelope for data.
+pub(super) fn data(value: &impl Serialize) -> Result<(), Stop> {
+    json(&serde_json::json!({ "data": value }))
+}
+
+/// A value as JSON, indented.
+pub(super) fn json(value: &impl Serialize) -> Result<(), Stop> {
+    let text = serde_json::to_string_pretty(value).map_err(anyhow::Error::from)?;
+    line(text)
+}
+
+/// A table. Cells come from outside: what would move a terminal's cursor is escaped.
+pub(super) fn table<const COLUMNS: usize>(
+    columns: [&str; COLUMNS],
+    rows: impl Iterator<Item = [String; COLUMNS]>,
+) -> Result<(), Stop> {
+    let mut table = Table::new();
+    let separator = LineStyle::none().fill('─').junction(' ');
+    table.load_style(presets::NOTHING.header_separator(separator));
+    table.set_content_arrangement(ContentArrangement::Disabled);
+    table.set_header(columns);
+    for row in rows {
+        table.add_row(row.map(|cell| Cell::new(plain(&cell))));
+    }
+    line(table.trim_fmt())
+}
+
+/// A member of a JSON object as a cell; nothing when it is `null`.
+pub(super) fn field(object: &Value, name: &str) -> String {
+    match &object[name] {
+        Value::Null => String::new(),
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
+    }
+}
+
+/// A JSON object for people: a line a member.
+pub(super) fn members(object: &Value) -> Result<(), Stop> {
+    for name in object.as_object().into_iter().flat_map(serde_json::Map::keys) {
+        line(format!("{name:>15}  {}", plain(&field(object, name))))?;
+    }
+    Ok(())
+}
+
+/// A sentence beside the result, on standard error.
+pub(super) fn remark(text: impl AsRef<str>) {
+    // Nobody is left to tell that standard error is closed.
+    let _ = writeln!(io::stderr(), "{}", text.as_ref());
+}
+
+/// The text without control characters: it may come from a file or from a publisher.
+pub(super) fn plain(text: &str) -> String {
+    let is_hidden =
+        |c: char| c.is_control() || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    let mut plain = String::with_capacity(text.len());
+    for c in text.chars() {
+        if is_hidden(c) { plain.extend(c.escape_default()) } else { plain.push(c) }
+    }
+    plain
+}
+
+#[cfg(test)]
+mod tests {
+    use super::plain;
+
+    #[test]
+    fn text_from_outside_cannot_steer_the_terminal() {
+        assert_eq!(plain("a\u{1b}[2Jb\u{202e}c\n"), "a\\u{1b}[2Jb\\u{202e}c\\n");
+        assert_eq!(plain("Zürich – 東京"), "Zürich – 東京");
+    }
+}

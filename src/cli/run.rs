@@ -1,0 +1,287 @@
+//! `finalizer run`: puts the parts together, and keeps them running until it is told to stop.
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use clap::Args;
+use clap::builder::BoolishValueParser;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+use crate::api::{self, ApiState, Authenticator, Origins};
+use crate::clock::SystemClock;
+use crate::config::{
+    AccessSettings, AddressSettings, BrokerSettings, ConsumeSettings, EventSettings, LinkSettings,
+    PlaceSettings, PriceSettings, Role, SecretSettings, StoreSettings, WebhookSettings,
+};
+use crate::courier::{self, ATTEMPT_DEADLINE, Client, ClientOptions, Courier, CourierParts};
+use crate::finalize::PriceBook;
+use crate::intake::amqp::{self, AmqpSettings};
+use crate::intake::{self, Intake, IntakeParts, NoDesk};
+use crate::recordings::{Places, PlacesSettings};
+use crate::secrets::Keyring;
+use crate::shutdown::{self, Tasks};
+use crate::store::{self, Owed, SharedStore};
+
+use super::{Stop, open};
+
+/// `finalizer run`
+#[derive(Args)]
+pub(super) struct RunCommand {
+    #[command(flatten)]
+    settings: RunSettings,
+    /// Bring the database to this release's layout first; SQLite always is
+    #[arg(long, env = "FINALIZER_MIGRATE", value_parser = BoolishValueParser::new())]
+    migrate: bool,
+}
+
+/// Everything that a running process is told.
+#[derive(Args)]
+pub(super) struct RunSettings {
+    /// What this process does
+    #[arg(long, env = "FINALIZER_ROLES", value_name = "ROLES", value_enum, value_delimiter = ',')]
+    #[arg(default_value = "consume,deliver,api")]
+    pub(super) roles: Vec<Role>,
+    #[command(flatten)]
+    pub(super) store: StoreSettings,
+    #[command(flatten)]
+    pub(super) broker: BrokerSettings,
+    #[command(flatten)]
+    pub(super) consume: ConsumeSettings,
+    #[command(flatten)]
+    pub(super) events: EventSettings,
+    #[command(flatten)]
+    pub(super) prices: PriceSettings,
+    #[command(flatten)]
+    pub(super) places: PlaceSettings,
+    #[command(flatten)]
+    pub(super) links: LinkSettings,
+    #[command(flatten)]
+    pub(super) secrets: SecretSettings,
+    #[command(flatten)]
+    pub(super) address: AddressSettings,
+    #[command(flatten)]
+    pub(super) access: AccessSettings,
+    #[command(flatten)]
+    pub(super) webhooks: WebhookSettings,
+}
+
+impl RunCommand {
+    pub(super) async fn perform(self) -> Result<(), Stop> {
+        let mut settings = self.settings;
+        settings.check()?;
+        let shutdown = shutdown::on_signal()?;
+        if self.migrate {
+            store::migrate(&settings.store.database_url).await?;
+        }
+        let mut listener = None;
+        if settings.has(Role::Api) {
+            let bound = listen(settings.address.listen).await?;
+            // Port 0 is any free port: links must name the one it became.
+            settings.address.listen = bound.local_addr()?;
+            listener = Some(bound);
+        }
+        Service::start(&settings, listener, shutdown).await?.wait().await
+    }
+}
+
+impl RunSettings {
+    fn has(&self, role: Role) -> bool {
+        self.roles.contains(&role)
+    }
+
+    /// The broker's URL, if this process is to consume from it.
+    fn consumed(&self) -> Option<&str> {
+        self.broker.url().filter(|_| self.has(Role::Consume))
+    }
+
+    /// Judges what can be judged before anything is made or asked.
+    fn check(&self) -> Result<(), Stop> {
+        self.store.check()?;
+        self.broker.check()?;
+        self.address.public_url()?;
+        if self.roles == [Role::Consume] && self.consumed().is_none() {
+            let sentence = "with --roles consume alone there is nothing to do without --amqp-url";
+            return Err(Stop::Usage(sentence.to_owned()));
+        }
+        Ok(())
+    }
+
+    fn authenticator(&self) -> Result<Authenticator, Stop> {
+        let pem = match self.access.public_key_file() {
+            Some(path) => Some(std::fs::read(path).map_err(|error| {
+                Stop::Usage(format!("--jwt-public-key: {} cannot be read: {error}", path.display()))
+            })?),
+            None => None,
+        };
+        Authenticator::new(self.access.secret(), pem.as_deref())
+            .map_err(|error| Stop::Usage(error.to_string()))
+    }
+
+    fn places(&self, public_url: &str, keyring: &Keyring) -> Result<Places, Stop> {
+        let settings = PlacesSettings {
+            places: &self.places.recordings,
+            public_url,
+            link_key: keyring.derive("recordings"),
+            link_lifetime: self.links.presign_lifetime,
+        };
+        Places::new(&settings).map_err(|error| Stop::Usage(format!("--recordings: {error}")))
+    }
+}
+
+/// Binds the API's address.
+pub(super) async fn listen(address: SocketAddr) -> Result<TcpListener, Stop> {
+    TcpListener::bind(address).await.map_err(|error| {
+        Stop::Absent(format!("cannot listen on {address}: {error}; choose another with --listen"))
+    })
+}
+
+/// A running process.
+pub(super) struct Service {
+    /// Where everything is kept.
+    pub(super) store: SharedStore,
+    /// The installation's key.
+    pub(super) keyring: Keyring,
+    tasks: Tasks,
+}
+
+/// What the parts share, and the tasks they become.
+struct Parts<'a> {
+    settings: &'a RunSettings,
+    public_url: String,
+    store: SharedStore,
+    keyring: Keyring,
+    places: Arc<Places>,
+    clock: Arc<SystemClock>,
+    shutdown: CancellationToken,
+    tasks: Tasks,
+}
+
+impl Service {
+    /// Starts all parts that the roles ask for; the API on the listener. They end when `shutdown`
+    /// is cancelled, and cancel it when one of them dies.
+    pub(super) async fn start(
+        settings: &RunSettings,
+        listener: Option<TcpListener>,
+        shutdown: CancellationToken,
+    ) -> Result<Self, Stop> {
+        let prices = open::prices(&settings.prices)?;
+        let authenticator = settings.authenticator()?;
+        let origins = Origins::parse(&settings.access.cors_origin)
+            .map_err(|error| Stop::Usage(format!("--cors-origin: {error}")))?;
+        let keyring = open::keyring(&settings.secrets, &settings.store)?;
+        let public_url = settings.address.public_url()?;
+        let mut parts = Parts {
+            settings,
+            places: Arc::new(settings.places(&public_url, &keyring)?),
+            public_url,
+            store: open::store_to_write(&settings.store).await?,
+            keyring,
+            clock: Arc::default(),
+            tasks: Tasks::new(shutdown.clone()),
+            shutdown,
+        };
+        let desk = parts.start_courier();
+        let intake = parts.start_intake(prices, desk, listener.is_some());
+        parts.start_consumer(intake.as_ref());
+        if let Some(listener) = listener {
+            parts.start_api(listener, intake, authenticator, origins);
+        }
+        Ok(Self { store: parts.store, keyring: parts.keyring, tasks: parts.tasks })
+    }
+
+    /// Waits until every part has ended.
+    pub(super) async fn wait(self) -> Result<(), Stop> {
+        self.tasks.wait().await.map_err(|died| Stop::Broken(died.into()))
+    }
+}
+
+impl Parts<'_> {
+    /// The courier, if this process delivers, and where intake hands deliveries in.
+    fn start_courier(&mut self) -> Arc<dyn intake::Desk> {
+        if !self.settings.has(Role::Deliver) {
+            return Arc::new(NoDesk);
+        }
+        let guard = Arc::new(open::guard(&self.settings.webhooks));
+        let courier = Courier::new(CourierParts {
+            store: Arc::clone(&self.store),
+            clock: self.clock.clone(),
+            system_clock: Some(Arc::clone(&self.clock)),
+            keyring: self.keyring.clone(),
+            client: Client::new(guard, ClientOptions::default()),
+            attempt_deadline: ATTEMPT_DEADLINE,
+        });
+        let desk = courier.desk();
+        self.tasks.spawn("courier", courier.run(self.shutdown.clone()));
+        desk
+    }
+
+    /// The intake, if anything brings it events.
+    fn start_intake(
+        &mut self,
+        prices: PriceBook,
+        desk: Arc<dyn intake::Desk>,
+        is_serving: bool,
+    ) -> Option<Intake> {
+        if self.settings.consumed().is_none() && !is_serving {
+            return None;
+        }
+        let parts = IntakeParts {
+            store: Arc::clone(&self.store),
+            clock: self.clock.clone(),
+            prices: Arc::new(prices),
+            public_url: self.public_url.clone(),
+            recordings_place: self.places.default_url(),
+            desk,
+            max_event_bytes: self.settings.events.max_event_bytes,
+        };
+        let (intake, batches) = Intake::new(parts, self.shutdown.clone());
+        self.tasks.spawn("intake", async {
+            batches.await;
+            Ok::<_, Infallible>(())
+        });
+        Some(intake)
+    }
+
+    /// The consumer, if there is a broker to consume from.
+    fn start_consumer(&mut self, intake: Option<&Intake>) {
+        let (Some(url), Some(intake)) = (self.settings.consumed(), intake) else { return };
+        let settings = AmqpSettings {
+            url: url.to_owned(),
+            prefetch: self.settings.consume.prefetch,
+            is_declaring: !self.settings.broker.no_declare,
+        };
+        self.tasks.spawn("consumer", amqp::run(settings, intake.clone(), self.shutdown.clone()));
+    }
+
+    fn start_api(
+        &mut self,
+        listener: TcpListener,
+        intake: Option<Intake>,
+        authenticator: Authenticator,
+        origins: Origins,
+    ) {
+        let router = api::router(ApiState {
+            store: Arc::clone(&self.store),
+            clock: self.clock.clone(),
+            authenticator: Arc::new(authenticator),
+            places: Arc::clone(&self.places),
+            intake,
+            health: Arc::default(),
+            origins,
+        });
+        tracing::info!(api.url = self.public_url, "the API is up");
+        let shutdown = self.shutdown.clone();
+        self.tasks.spawn("API", async move {
+            api::serve(listener, router, shutdown.cancelled_owned()).await;
+            Ok::<_, Infallible>(())
+        });
+    }
+}
+
+impl intake::Desk for courier::Desk {
+    fn accept(&self, owed: Vec<Owed>) {
+        self.accept(owed);
+    }
+}

@@ -1,0 +1,410 @@
+//! The program as its users run it: what it prints, and how it ends.
+
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::{TcpListener, TcpStream};
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+const CALL: &str = include_str!("../fixtures/events/call_interrupted_tool_unicode.json");
+const SESSION: &str = "01979f3a-5b00-7000-8000-000000000001";
+const NOBODY: &str = "01979f3a-5b00-7000-8000-0000000000ff";
+
+/// A folder of its own to run the program in; all defaults lead into it.
+struct Desk {
+    folder: TempDir,
+}
+
+/// How a run ended.
+struct Run {
+    status: i32,
+    out: String,
+    err: String,
+}
+
+impl Desk {
+    fn new() -> Self {
+        Self { folder: tempfile::tempdir().unwrap() }
+    }
+
+    fn path(&self) -> &Path {
+        self.folder.path()
+    }
+
+    fn write(&self, name: &str, text: &str) {
+        std::fs::write(self.path().join(name), text).unwrap();
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_finalizer"));
+        command.args(arguments).current_dir(self.path()).env_clear().stdin(Stdio::null());
+        command
+    }
+
+    fn run(&self, arguments: &[&str]) -> Run {
+        Run::of(self.command(arguments).output().unwrap())
+    }
+}
+
+impl Run {
+    fn of(output: Output) -> Self {
+        let Output { status, stdout, stderr } = output;
+        Self {
+            status: status.code().unwrap(),
+            out: String::from_utf8(stdout).unwrap(),
+            err: String::from_utf8(stderr).unwrap(),
+        }
+    }
+
+    #[track_caller]
+    fn ended(self, status: i32) -> Self {
+        assert_eq!(self.status, status, "out: {}\nerr: {}", self.out, self.err);
+        self
+    }
+
+    /// What `--json` printed under `data`.
+    fn data(&self) -> Value {
+        serde_json::from_str::<Value>(&self.out).unwrap()["data"].take()
+    }
+}
+
+/// A call as a line of NDJSON, changed.
+fn call(changes: &[(&str, Value)]) -> String {
+    let mut event: Value = serde_json::from_str(CALL).unwrap();
+    for (name, value) in changes {
+        event[*name] = value.clone();
+    }
+    format!("{event}\n")
+}
+
+#[test]
+fn the_demo_finishes_with_everything_verified() {
+    let desk = Desk::new();
+    let run = desk.run(&["demo", "--once"]).ended(0);
+    assert!(run.out.contains("Pipecat"), "{}", run.out);
+    assert!(run.out.contains("READY"), "{}", run.out);
+    assert!(run.out.contains("signed URL plays: yes"), "{}", run.out);
+    assert_eq!(std::fs::read_dir(desk.path()).unwrap().count(), 0, "it keeps to its own folder");
+}
+
+#[test]
+fn a_run_serves_until_it_is_told_to_stop() {
+    let desk = Desk::new();
+    let key = desk.run(&["keys", "create", "--user", "7"]).ended(0).out;
+    desk.write("call.json", CALL);
+    desk.run(&["ingest", "call.json"]).ended(0);
+
+    let mut command = desk.command(&["run", "--listen", "127.0.0.1:0"]);
+    let mut server = command.stderr(Stdio::piped()).spawn().unwrap();
+    let mut log = BufReader::new(server.stderr.take().unwrap()).lines();
+    let address = log.find_map(|line| {
+        let line: Value = serde_json::from_str(&line.unwrap()).unwrap();
+        Some(line["api.url"].as_str()?.strip_prefix("http://")?.to_owned())
+    });
+    let address = address.unwrap();
+    let mut stream = TcpStream::connect(&address).unwrap();
+    write!(
+        stream,
+        "GET /api/billing/sessions/{SESSION}/ HTTP/1.1\r\nHost: {address}\r\n\
+         X-API-Key: {}\r\nConnection: close\r\n\r\n",
+        key.trim()
+    )
+    .unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    assert!(answer.contains(SESSION), "{answer}");
+
+    let taken = desk.run(&["run", "--listen", &address]).ended(3);
+    assert!(taken.err.contains("--listen"), "{}", taken.err);
+
+    let terminated = Command::new("kill").arg(server.id().to_string()).status().unwrap();
+    assert!(terminated.success());
+    assert!(server.wait().unwrap().success());
+}
+
+#[test]
+fn a_file_is_ingested_once_and_shown() {
+    let desk = Desk::new();
+    desk.write("call.json", CALL);
+    let first = desk.run(&["ingest", "call.json", "--json"]).ended(0);
+    assert_eq!(
+        first.data(),
+        json!({ "finalized": 1, "accepted": 0, "duplicates": 0, "failed": 0 })
+    );
+    let again = desk.run(&["ingest", "call.json", "--json"]).ended(0);
+    assert_eq!(
+        again.data(),
+        json!({ "finalized": 0, "accepted": 0, "duplicates": 1, "failed": 0 })
+    );
+
+    let shown = desk.run(&["sessions", "show", SESSION]).ended(0);
+    let session: Value = serde_json::from_str(&shown.out).unwrap();
+    assert_eq!(session["session_id"], SESSION);
+    assert_eq!(session["recording_status"], "PENDING");
+    assert_eq!(desk.run(&["sessions", "show", SESSION, "--json"]).ended(0).data(), session);
+}
+
+#[test]
+fn what_fails_is_told_with_its_line_and_kept() {
+    let desk = Desk::new();
+    let wrong = call(&[("session_id", json!("call-17"))]);
+    desk.write("calls.ndjson", &format!("{}\n{wrong}{{\n", call(&[])));
+    let run = desk.run(&["ingest", "calls.ndjson"]).ended(1);
+    let told: Vec<&str> = run.err.lines().collect();
+    assert_eq!(told.len(), 2, "{}", run.err);
+    assert!(
+        told[0].starts_with("calls.ndjson:3  invalid_session_id  /session_id  "),
+        "{}",
+        run.err
+    );
+    assert!(told[1].starts_with("calls.ndjson:4  malformed_json  "), "{}", run.err);
+
+    let list = desk.run(&["failures", "list", "--json"]).ended(0).data();
+    assert_eq!(list.as_array().unwrap().len(), 2);
+    let one = desk.run(&["failures", "list", "--code", "invalid_session_id", "--json"]).ended(0);
+    let failure = &one.data()[0];
+    assert_eq!(failure["source"], "file:calls.ndjson:3");
+    let raw = desk.run(&["failures", "show", failure["id"].as_str().unwrap(), "--raw"]).ended(0);
+    assert_eq!(raw.out.trim_end(), wrong.trim_end());
+}
+
+#[test]
+fn a_dry_run_writes_nothing() {
+    let desk = Desk::new();
+    desk.write("call.json", CALL);
+    let run = desk.run(&["ingest", "call.json", "--dry-run", "--json"]).ended(0);
+    assert_eq!(run.data()[0]["session_id"], SESSION);
+    assert!(run.data()[0]["turn_count"].as_i64().unwrap() > 0);
+    let names: Vec<_> = std::fs::read_dir(desk.path()).unwrap().map(|e| e.unwrap()).collect();
+    assert_eq!(names.len(), 1, "{names:?}");
+
+    desk.write("bad.json", &call(&[("schema_version", json!(99))]));
+    let run = desk.run(&["ingest", "bad.json", "call.json", "--dry-run"]).ended(1);
+    assert!(run.err.contains("bad.json  unsupported_version  "), "{}", run.err);
+    assert!(run.out.contains(SESSION), "the good one is shown all the same: {}", run.out);
+}
+
+#[test]
+fn standard_input_is_ndjson() {
+    let desk = Desk::new();
+    let mut command = desk.command(&["ingest", "-", "--json"]);
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    child.stdin.take().unwrap().write_all(call(&[]).as_bytes()).unwrap();
+    let run = Run::of(child.wait_with_output().unwrap()).ended(0);
+    assert_eq!(run.data()["finalized"], 1);
+}
+
+#[test]
+fn commands_that_only_read_make_no_database_and_say_where_they_looked() {
+    let desk = Desk::new();
+    for arguments in [
+        ["sessions", "show", SESSION].as_slice(),
+        &["failures", "list"],
+        &["failures", "show", SESSION],
+        &["endpoints", "list"],
+        &["endpoints", "show", SESSION],
+        &["endpoints", "ping", SESSION],
+        &["keys", "list"],
+    ] {
+        let run = desk.run(arguments).ended(3);
+        let looked_at = desk.path().canonicalize().unwrap().join("finalizer-data/finalizer.db");
+        assert!(run.err.contains(&*looked_at.to_string_lossy()), "{arguments:?}: {}", run.err);
+        assert_eq!(run.err.lines().count(), 1, "{arguments:?}: {}", run.err);
+        assert_eq!(std::fs::read_dir(desk.path()).unwrap().count(), 0, "{arguments:?}");
+    }
+}
+
+#[test]
+fn what_is_not_there_is_said_and_counts_as_failed() {
+    let desk = Desk::new();
+    desk.run(&["migrate"]).ended(0);
+    for arguments in
+        [["sessions", "show", NOBODY], ["failures", "show", NOBODY], ["endpoints", "show", NOBODY]]
+    {
+        let run = desk.run(&arguments).ended(1);
+        assert!(run.err.contains(NOBODY) && run.out.is_empty(), "{arguments:?}: {}", run.err);
+    }
+}
+
+#[test]
+fn an_empty_list_is_a_sentence_for_people_and_a_list_for_programs() {
+    let desk = Desk::new();
+    desk.run(&["migrate"]).ended(0);
+    for list in [["failures", "list"], ["endpoints", "list"], ["keys", "list"]] {
+        let run = desk.run(&list).ended(0);
+        assert!(run.out.is_empty() && run.err.starts_with("There are no"), "{list:?}: {}", run.err);
+        assert_eq!(desk.run(&[list[0], list[1], "--json"]).ended(0).data(), json!([]));
+    }
+}
+
+#[test]
+fn a_key_is_shown_once() {
+    let desk = Desk::new();
+    let made = desk.run(&["keys", "create", "--user", "7", "--name", "crm", "--json"]).ended(0);
+    let key = made.data()["key"].as_str().unwrap().to_owned();
+    assert!(key.starts_with("sk_") && key.len() == 67, "{key}");
+    let list = desk.run(&["keys", "list"]).ended(0);
+    assert!(list.out.contains("crm") && !list.out.contains(&key), "{}", list.out);
+    let plain = desk.run(&["keys", "create", "--user", "7", "--staff"]).ended(0);
+    assert!(plain.out.starts_with("sk_") && plain.out.lines().count() == 1, "for $(…)");
+}
+
+#[test]
+fn an_endpoint_is_added_and_its_secret_is_shown_once() {
+    let desk = Desk::new();
+    let url = "https://example.com/hooks";
+    let add = ["endpoints", "add", url, "--owner", "7", "--events", "session.finalized", "--json"];
+    let added = desk.run(&add).ended(0).data();
+    let secret = added["secret"].as_str().unwrap();
+    assert!(secret.starts_with("whsec_"), "{secret}");
+    let id = added["id"].as_str().unwrap();
+    let shown = desk.run(&["endpoints", "show", id, "--json"]).ended(0);
+    assert_eq!(shown.data()["url"], url);
+    assert_eq!(shown.data()["event_types"], json!(["session.finalized"]));
+    assert!(!shown.out.contains(secret));
+    let key = desk.path().join("finalizer-data/secret.key");
+    let mode = std::os::unix::fs::PermissionsExt::mode(&key.metadata().unwrap().permissions());
+    assert_eq!(mode & 0o777, 0o600);
+}
+
+#[test]
+fn a_webhook_does_not_go_to_a_private_address_unless_allowed() {
+    let desk = Desk::new();
+    let add = ["endpoints", "add", "http://127.0.0.1:9/hooks", "--owner", "all"];
+    let run = desk.run(&add).ended(2);
+    assert!(run.err.contains("--allow-private"), "{}", run.err);
+    assert_eq!(std::fs::read_dir(desk.path()).unwrap().count(), 0, "nothing was made");
+    desk.run(&[&add[..], &["--allow-private", "127.0.0.0/8"]].concat()).ended(0);
+}
+
+#[test]
+fn a_ping_is_a_webhook_that_verifies() {
+    let receiver = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}/hooks", receiver.local_addr().unwrap());
+    let serving = std::thread::spawn(move || {
+        let (mut stream, _) = receiver.accept().unwrap();
+        let (mut request, mut piece) = (Vec::new(), [0; 4096]);
+        while !request.ends_with(b"}") {
+            let count = stream.read(&mut piece).unwrap();
+            request.extend_from_slice(&piece[..count]);
+        }
+        stream.write_all(b"HTTP/1.1 204 No Content\r\n\r\n").unwrap();
+        String::from_utf8(request).unwrap()
+    });
+
+    let desk = Desk::new();
+    let allowed = ["--allow-private", "127.0.0.0/8", "--json"];
+    let add = [&["endpoints", "add", &url, "--owner", "7"], &allowed[..]].concat();
+    let added = desk.run(&add).ended(0).data();
+    let ping = [&["endpoints", "ping", added["id"].as_str().unwrap()], &allowed[..]].concat();
+    assert_eq!(desk.run(&ping).ended(0).data()["status"], 204);
+
+    let request = serving.join().unwrap();
+    let (head, body) = request.split_once("\r\n\r\n").unwrap();
+    let headers = head.lines().skip(1).map(|line| {
+        let (name, value) = line.split_once(": ").unwrap();
+        (http::HeaderName::try_from(name).unwrap(), http::HeaderValue::try_from(value).unwrap())
+    });
+    let webhook = standardwebhooks::Webhook::new(added["secret"].as_str().unwrap()).unwrap();
+    webhook.verify(body.as_bytes(), &headers.collect()).unwrap();
+    assert_eq!(serde_json::from_str::<Value>(body).unwrap()["type"], "endpoint.ping");
+}
+
+#[test]
+fn wrong_usage_ends_with_two_and_one_sentence() {
+    let desk = Desk::new();
+    desk.write("prices.toml", "this is no price book");
+    desk.write("key.txt", "this is no key");
+    for (arguments, sentence) in [
+        (vec!["run", "--database-url", "mysql://db/x"], "--database-url must be"),
+        (vec!["run", "--amqp-url", "rabbit"], "--amqp-url must be"),
+        (vec!["run", "--roles", "consume"], "nothing to do without --amqp-url"),
+        (vec!["run", "--prices", "nowhere.toml"], "--prices: nowhere.toml"),
+        (vec!["run", "--prices", "prices.toml"], "--prices: prices.toml"),
+        (vec!["run", "--secret-key", "aa", "--secret-key-file", "key.txt"], "not both"),
+        (vec!["run", "--secret-key", "aa"], "--secret-key: "),
+        (vec!["run", "--secret-key-file", "key.txt"], "--secret-key-file: key.txt"),
+        (vec!["run", "--secret-key-file", "nowhere"], "--secret-key-file: nowhere"),
+        (vec!["run", "--database-url", "postgres://127.0.0.1:1/x"], "key that seals"),
+        (vec!["run", "--jwt-public-key", "key.txt"], "PEM"),
+        (vec!["run", "--recordings", "s3://"], "s3://"),
+        (vec!["run", "--cors-origin", "app.example.com"], "--cors-origin"),
+        (vec!["publish", "calls.ndjson"], "--amqp-url"),
+        (vec!["ingest", "nowhere.json"], "nowhere.json"),
+        (vec!["failures", "list", "--code", "bad_luck"], "malformed_json"),
+        (vec!["sessions", "show", "sess_a1b2c3"], "sess_a1b2c3"),
+        (vec!["endpoints", "add", "https://example.com/", "--owner", "me"], "`all`"),
+    ] {
+        // Not the API's default port: another program may have it.
+        let arguments = match arguments[0] {
+            "run" => [&arguments[..], &["--listen", "127.0.0.1:0"]].concat(),
+            _ => arguments,
+        };
+        let run = desk.run(&arguments).ended(2);
+        assert!(run.err.contains(sentence), "{arguments:?}: {}", run.err);
+        assert!(run.out.is_empty(), "{arguments:?}: {}", run.out);
+    }
+    assert!(!desk.path().join("finalizer-data/finalizer.db").exists(), "nothing was started");
+}
+
+#[test]
+fn a_dependency_that_is_not_there_ends_with_three() {
+    let desk = Desk::new();
+    desk.write("call.json", CALL);
+    let postgres = ["--database-url", "postgres://nobody@127.0.0.1:1/nothing"];
+    let nowhere = ["--amqp-url", "amqp://127.0.0.1:1/%2f"];
+    for arguments in [
+        [&["keys", "list"], &postgres[..]].concat(),
+        [&["migrate"], &postgres[..]].concat(),
+        [&["publish", "call.json"], &nowhere[..]].concat(),
+    ] {
+        let run = desk.run(&arguments).ended(3);
+        assert_eq!(run.err.lines().count(), 1, "{arguments:?}: {}", run.err);
+    }
+}
+
+#[test]
+fn check_names_what_can_and_what_cannot_be_used() {
+    let desk = Desk::new();
+    desk.run(&["migrate"]).ended(0);
+    std::fs::create_dir(desk.path().join("finalizer-data/recordings")).unwrap();
+    let run = desk.run(&["check"]).ended(0);
+    assert!(run.out.lines().all(|line| line.starts_with("ok ")), "{}", run.out);
+
+    let run = desk.run(&["check", "--amqp-url", "amqp://guest:hunter2@127.0.0.1:1/"]).ended(3);
+    assert!(run.out.contains("ok      store"), "{}", run.out);
+    assert!(run.out.contains("failed  broker"), "{}", run.out);
+    assert!(!run.out.contains("hunter2") && !run.err.contains("hunter2"), "{}", run.out);
+}
+
+#[test]
+fn help_shows_no_secret_from_the_environment() {
+    let desk = Desk::new();
+    let mut command = desk.command(&["run", "--help"]);
+    for name in ["FINALIZER_SECRET_KEY", "FINALIZER_JWT_SECRET"] {
+        command.env(name, "hunter2");
+    }
+    command.env("FINALIZER_AMQP_URL", "amqp://guest:hunter2@rabbit/");
+    command.env("FINALIZER_DATABASE_URL", "postgres://finalizer:hunter2@db/finalizer");
+    let run = Run::of(command.output().unwrap()).ended(0);
+    assert!(run.out.contains("FINALIZER_SECRET_KEY") && !run.out.contains("hunter2"));
+}
+
+#[test]
+fn a_reader_that_stops_reading_is_no_trouble() {
+    let desk = Desk::new();
+    let mut command = desk.command(&["ingest", "--help"]);
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    assert!(command.stdout(writer).status().unwrap().success());
+
+    desk.write("call.json", CALL);
+    let mut command = desk.command(&["ingest", "call.json"]);
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    assert!(command.stdout(writer).status().unwrap().success());
+}
