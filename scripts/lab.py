@@ -31,6 +31,8 @@ class Lab:
         # A plain `kill` must clean up, too.
         signal.signal(signal.SIGTERM, lambda *_: sys.exit("terminated"))
         self.folder = Path(tempfile.mkdtemp(prefix="finalizer-"))
+        # The servers may run as users of their own, who must get through to their folders.
+        self.folder.chmod(0o755)
         self.services = self.folder / "services"
         self.processes = []
         self.databases = []
