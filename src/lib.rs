@@ -15,30 +15,21 @@
 //! - [`api`]: what customers read
 //! - [`cli`]: the commands
 //!
-//! Beside them: [`config`], [`telemetry`], [`clock`], [`backoff`], [`secrets`], [`health`],
-//! [`shutdown`].
-
-pub mod backoff;
-pub mod clock;
-pub mod config;
-pub mod health;
-pub mod secrets;
-pub mod shutdown;
-pub mod telemetry;
-
-pub mod event;
-pub mod webhook;
-
-pub mod finalize;
-
-pub mod store;
-
-pub mod intake;
-
-pub mod courier;
-
-pub mod recordings;
+//! Beside them: [`config`], [`clock`], [`backoff`], [`secrets`], [`health`], [`shutdown`], [`telemetry`].
 
 pub mod api;
-
+pub mod backoff;
 pub mod cli;
+pub mod clock;
+pub mod config;
+pub mod courier;
+pub mod event;
+pub mod finalize;
+pub mod health;
+pub mod intake;
+pub mod recordings;
+pub mod secrets;
+pub mod shutdown;
+pub mod store;
+pub mod telemetry;
+pub mod webhook;

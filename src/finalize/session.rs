@@ -100,17 +100,9 @@ pub struct Session {
 /// # Errors
 ///
 /// What [`turns`] and [`total_usage`] refuse; `invalid_event` if the call ends before it began,
-/// or after the year 9999. The rejection names the session and the event.
+/// or after the year 9999.
 pub fn finalize(ended: &SessionEnded<'_>, prices: &PriceBook) -> Result<Session, Rejection> {
-    summarize(&ended.call, ended.digest, prices).map_err(|rejection| Rejection {
-        session_id: Some(ended.call.identity.session_id),
-        event_id: named(ended.envelope.event_id.to_owned_string()),
-        event_type: Some("session.ended".to_owned()),
-        ..rejection
-    })
-}
-
-fn summarize(call: &Call<'_>, digest: Digest, prices: &PriceBook) -> Result<Session, Rejection> {
+    let call = &ended.call;
     let turns = turns(call)?;
     let usage = total_usage(call)?;
     let cost = prices.cost(&usage);
@@ -145,7 +137,7 @@ fn summarize(call: &Call<'_>, digest: Digest, prices: &PriceBook) -> Result<Sess
         recording_expected: request.is_some_and(|request| request.expected),
         recording_egress_id: request.and_then(|request| owned(request.egress_id.as_ref())),
         recording_worker_url: request.and_then(|request| owned(request.url.as_ref())),
-        ..in_progress(&call.identity, call.started_at, digest)
+        ..in_progress(&call.identity, call.started_at, ended.digest)
     })
 }
 
@@ -347,10 +339,7 @@ mod tests {
             (Call { report_timestamp: Some(sample::at(-5.0)), ..call }, "/report/timestamp"),
         ];
         for (call, pointer) in cases {
-            let rejection = finalized(call).unwrap_err();
-            assert_eq!(rejection.pointer.as_deref(), Some(pointer));
-            assert_eq!(rejection.session_id, Some(sample::call().identity.session_id));
-            assert_eq!(rejection.event_type.as_deref(), Some("session.ended"));
+            assert_eq!(finalized(call).unwrap_err().pointer.as_deref(), Some(pointer));
         }
         let messages = vec![sample::message("a", Role::User, "Hi").made(-5.0)];
         let early = Call { messages, source: SourceKind::LivekitHistory, ..sample::call() };

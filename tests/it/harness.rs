@@ -20,7 +20,6 @@ pub(crate) const POSTGRES_URL: &str = "FINALIZER_TEST_POSTGRES_URL";
 /// A database of a test's own, gone with the test.
 pub(crate) struct TestStore {
     pub(crate) store: SharedStore,
-    pub(crate) url: String,
     _folder: Option<tempfile::TempDir>,
 }
 
@@ -34,7 +33,7 @@ pub(crate) async fn sqlite() -> TestStore {
     let folder = tempfile::tempdir().unwrap();
     let url = format!("sqlite://{}", folder.path().join("test.db").display());
     let store = finalizer::store::open(&url, OpenMode::Create).await.unwrap();
-    TestStore { store, url, _folder: Some(folder) }
+    TestStore { store, _folder: Some(folder) }
 }
 
 pub(crate) async fn postgres() -> TestStore {
@@ -47,7 +46,7 @@ pub(crate) async fn postgres() -> TestStore {
     url.set_path(&name);
     finalizer::store::migrate(url.as_str()).await.unwrap();
     let store = finalizer::store::open(url.as_str(), OpenMode::Existing).await.unwrap();
-    TestStore { store, url: url.into(), _folder: None }
+    TestStore { store, _folder: None }
 }
 
 /// Runs each case on both databases, under `sqlite::` and `postgres::`.

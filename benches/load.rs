@@ -1,0 +1,76 @@
+//! Fills the queue for a measurement: `load AMQP_URL COUNT` publishes so many events, each
+//! confirmed, and prints how large one is.
+//!
+//! An event is a real call's report, its turns repeated until there are 40: about 8 KB.
+#![expect(clippy::print_stdout, reason = "it tells the script that started it")]
+
+use anyhow::{Context, ensure};
+use bytes::Bytes;
+use chrono::{DateTime, Utc};
+use finalizer::clock::{SystemClock, new_id};
+use finalizer::intake::RawEvent;
+use finalizer::intake::amqp::{AmqpSettings, Publisher};
+use serde_json::{Value, json};
+
+const CALL: &str = include_str!("../tests/fixtures/events/call_livekit_1_8_9.json");
+const TURNS: usize = 40;
+/// Seconds from one turn to the next.
+const PACE_SECONDS: f64 = 4.5;
+
+#[tokio::main]
+async fn main() -> anyhow::Result<()> {
+    let mut arguments = std::env::args().skip(1);
+    let url = arguments.next().context("usage: load AMQP_URL COUNT")?;
+    let count: u32 = arguments.next().context("usage: load AMQP_URL COUNT")?.parse()?;
+    let settings = AmqpSettings { url, prefetch: 1, is_declaring: true };
+    let mut publisher = Publisher::connect(&settings).await?;
+    let mut event = long_call()?;
+    let mut bytes = 0;
+    for number in 1..=count {
+        rename(&mut event, number);
+        let event = RawEvent { bytes: Bytes::from(event.to_string()), source: "load".into() };
+        bytes += event.bytes.len();
+        let refused = publisher.publish(event).await?;
+        ensure!(refused.is_empty(), "the broker did not take {refused:?}");
+    }
+    let refused = publisher.finish().await?;
+    ensure!(refused.is_empty(), "the broker did not take {refused:?}");
+    println!("{}", bytes / usize::try_from(count.max(1))?);
+    Ok(())
+}
+
+/// The sample call with its messages said again and again, a few seconds apart.
+fn long_call() -> anyhow::Result<Value> {
+    let mut call: Value = serde_json::from_str(CALL)?;
+    let started_at: DateTime<Utc> = call["started_at"].as_str().context("a start")?.parse()?;
+    let items = call["report"]["chat_history"]["items"].take();
+    let said = items.as_array().context("items")?.iter().filter(|item| {
+        let is_spoken = item["role"] == "user" || item["role"] == "assistant";
+        is_spoken && item["content"][0].as_str().is_some_and(|text| !text.trim().is_empty())
+    });
+    let mut at = f64::from(i32::try_from(started_at.timestamp())?);
+    let turns = said.cycle().take(TURNS).enumerate().map(|(number, item)| {
+        at += PACE_SECONDS;
+        json!({
+            "id": format!("item_{number:012x}"),
+            "type": "message",
+            "role": item["role"],
+            "content": item["content"],
+            "interrupted": item["interrupted"],
+            "metrics": { "started_speaking_at": at },
+            "created_at": at,
+        })
+    });
+    call["report"]["chat_history"]["items"] = turns.collect();
+    call["ended_at"] = json!(started_at + chrono::TimeDelta::minutes(4));
+    Ok(call)
+}
+
+/// Makes it another session.
+fn rename(call: &mut Value, number: u32) {
+    let now = SystemClock::machine_now();
+    call["session_id"] = json!(new_id(now));
+    call["event_id"] = json!(new_id(now));
+    call["report"]["room"] = json!(format!("room-{number}"));
+    call["report"]["room_id"] = json!(format!("RM_{number:012}"));
+}
