@@ -96,7 +96,7 @@ impl Taker {
                 Err(StoreError::Rejected(error)) => {
                     open.extend(halved(prepared, callers, &error));
                 }
-                Err(error @ (StoreError::Transient(_) | StoreError::Broken(_))) => {
+                Err(error) => {
                     self.is_paused.store(true, Ordering::Relaxed);
                     tracing::warn!(%error, events = prepared.len(), "intake is paused");
                     let patient = send_back(prepared, callers);

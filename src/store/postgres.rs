@@ -108,8 +108,8 @@ const PUT_SESSIONS: &str = concat!(
 const PUT_EGRESSES: &str = concat!(
     "INSERT INTO egresses (",
     egress_columns!(),
-    ") SELECT *, $8 FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::uuid[],
-        $6::uuid[], $7::int2[])",
+    ") SELECT *, $9 FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::uuid[],
+        $6::uuid[], $7::int2[], $8::int4[])",
     egress_upsert!()
 );
 
@@ -476,9 +476,9 @@ impl Transaction for Writing {
         &mut self,
         egresses: &[JoinedEgress],
         now: DateTime<Utc>,
-    ) -> Result<(), StoreError> {
+    ) -> Result<u64, StoreError> {
         let query = query(PUT_EGRESSES);
-        bind_columns!(
+        let put = bind_columns!(
             query,
             egresses,
             |row| row.egress.egress_id.as_str(),
@@ -488,12 +488,13 @@ impl Transaction for Writing {
             |row| row.named_session_id,
             |row| row.session_id,
             |row| row.joined_by.map(JoinedBy::as_number),
+            |row| row.version,
         )
         .bind(now)
         .execute(&mut *self.0)
         .await
         .map_err(failed)?;
-        Ok(())
+        Ok(put.rows_affected())
     }
 
     async fn put_messages(
