@@ -342,16 +342,19 @@ async fn reports_on_one_recording_that_arrive_at_once_are_merged(test: TestStore
         let [active, complete] = ["EGRESS_ACTIVE", "EGRESS_COMPLETE"].map(report);
         let mut named = ended(session_id);
         named["recording"] = json!({"expected": true, "egress_id": egress_id});
-        if number % 2 == 0 {
-            test.take(&active).await;
-        }
         let (ended, started) = ([named], [started(session_id)]);
-        tokio::join!(
-            test.take(&ended),
-            test.take(&complete),
-            test.take(&active),
-            test.take(&started)
-        );
+        if number % 2 == 0 {
+            // The recording is known and the session is not.
+            test.take(&active).await;
+            tokio::join!(test.take(&ended), test.take(&complete));
+        } else {
+            tokio::join!(
+                test.take(&ended),
+                test.take(&complete),
+                test.take(&active),
+                test.take(&started)
+            );
+        }
         let session = read(&test, session_id).await;
         assert_eq!(session.recording.status, RecordingStatus::Ready, "call {number}");
         assert_eq!(deliveries(&test, session_id).await.len(), 2);
