@@ -26,7 +26,7 @@ const MAX_RACES: usize = 100;
 pub(super) trait Transaction: Send {
     /// Sessions by these keys, in the order of their ids, locked against other writers.
     async fn sessions(&mut self, keys: &SessionKeys) -> Result<Vec<Session>, StoreError>;
-    /// Recordings by these keys, in the order of their ids, locked against other writers.
+    /// Recordings by these keys, in the order of their ids; not locked, see `put_egresses`.
     async fn egresses(&mut self, keys: &EgressKeys) -> Result<Vec<JoinedEgress>, StoreError>;
     /// The endpoints of these owners, and those of all owners.
     async fn endpoints(&mut self, owners: &[i64]) -> Result<Vec<Endpoint>, StoreError>;
