@@ -38,11 +38,13 @@ async fn either(terminate: &mut Signal, interrupt: &mut Signal) {
     }
 }
 
+type Ended = Result<(), Box<dyn Error + Send + Sync>>;
+
 /// The long-running tasks of the process. They live and end together: when one dies, the others
 /// are asked to finish.
 pub struct Tasks {
     shutdown: CancellationToken,
-    running: JoinSet<Result<(), Box<dyn Error + Send + Sync>>>,
+    running: JoinSet<Ended>,
     names: HashMap<Id, &'static str>,
 }
 
@@ -87,10 +89,7 @@ impl Tasks {
         first.map_or(Ok(()), Err)
     }
 
-    fn death(
-        &self,
-        ended: Result<(Id, Result<(), Box<dyn Error + Send + Sync>>), JoinError>,
-    ) -> Option<TaskDied> {
+    fn death(&self, ended: Result<(Id, Ended), JoinError>) -> Option<TaskDied> {
         let (id, reason) = match ended {
             Ok((_, Ok(()))) if self.shutdown.is_cancelled() => return None,
             Ok((id, Ok(()))) => (id, "it ended by itself".to_owned()),

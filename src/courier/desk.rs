@@ -15,8 +15,12 @@ use crate::store::{HandOff, Owed};
 
 /// Deliveries to one endpoint that intake may hand over.
 const HANDED_PER_ENDPOINT: usize = 256;
-/// Deliveries in all: each costs its body until it is done.
+/// Deliveries in all.
 const HELD_IN_ALL: usize = 20_000;
+/// Bytes of their bodies; a body that several deliveries share counts several times.
+const HELD_BYTES: usize = 256 << 20;
+/// Deliveries in one claim.
+const CLAIMED_AT_ONCE: usize = 1024;
 /// With less than this to live no POST is started: its result could come too late to count.
 const LEAST_LIFE: Duration = Duration::from_secs(2);
 
@@ -55,6 +59,8 @@ struct State {
     is_closed: bool,
     held: HashMap<Uuid, Held>,
     total: usize,
+    bytes: usize,
+    turn: usize,
     paused: HashMap<Uuid, DateTime<Utc>>,
 }
 
@@ -86,7 +92,9 @@ impl Desk {
             self.arrive(owed.into_iter().map(job).collect());
         } else {
             // The id they were reserved under has run out: whoever rescues them sends them.
-            owed.iter().for_each(|owed| self.free(owed.endpoint_id, false));
+            for owed in owed {
+                self.cancel(owed.endpoint_id);
+            }
         }
     }
 
@@ -103,24 +111,19 @@ impl Desk {
     }
 
     fn arrive(&self, jobs: Vec<Job>) {
+        self.state().bytes += jobs.iter().map(|job| job.owed.body.len()).sum::<usize>();
         if let Err(unsent) = self.arrivals.send(jobs) {
-            unsent.0.iter().for_each(|job| self.free(job.owed.endpoint_id, job.is_claimed));
+            unsent.0.iter().for_each(|job| self.free(job));
         }
     }
 
     /// A delivery is held no more: recorded, given back or dropped.
-    pub(super) fn free(&self, endpoint_id: Uuid, is_claimed: bool) {
+    pub(super) fn free(&self, job: &Job) {
         let mut state = self.state();
-        state.total = state.total.saturating_sub(1);
-        if let Some(held) = state.held.get_mut(&endpoint_id) {
-            let count = if is_claimed { &mut held.claimed } else { &mut held.handed };
-            *count = count.saturating_sub(1);
-            if held.claimed + held.handed == 0 {
-                state.held.remove(&endpoint_id);
-            }
-        }
+        state.bytes = state.bytes.saturating_sub(job.owed.body.len());
+        state.release(job.owed.endpoint_id, job.is_claimed);
         drop(state);
-        if is_claimed {
+        if job.is_claimed {
             self.room.notify_one();
         }
     }
@@ -130,9 +133,13 @@ impl Desk {
         let now = self.clock.now();
         let mut state = self.state();
         state.paused.retain(|_, until| *until > now);
-        let mut room = HELD_IN_ALL.saturating_sub(state.total);
+        let mut room = state.room().min(CLAIMED_AT_ONCE);
         let mut slots = Slots::default();
-        for endpoint_id in endpoints.iter().filter(|id| !state.paused.contains_key(*id)) {
+        // Each time another endpoint comes first: what room there is is not always the same one's.
+        state.turn = state.turn.wrapping_add(1);
+        let (later, sooner) = endpoints.split_at(state.turn % endpoints.len().max(1));
+        let endpoints = sooner.iter().chain(later);
+        for endpoint_id in endpoints.filter(|id| !state.paused.contains_key(*id)) {
             let claimed = state.held.get(endpoint_id).map_or(0, |held| held.claimed);
             let free = PER_ENDPOINT.saturating_sub(claimed).min(room);
             room -= free;
@@ -193,6 +200,22 @@ impl State {
         let life = self.life?;
         (Instant::now() + LEAST_LIFE < life.until).then_some(life.process)
     }
+
+    /// How many more deliveries this process can hold.
+    fn room(&self) -> usize {
+        if self.bytes < HELD_BYTES { HELD_IN_ALL.saturating_sub(self.total) } else { 0 }
+    }
+
+    fn release(&mut self, endpoint_id: Uuid, is_claimed: bool) {
+        self.total = self.total.saturating_sub(1);
+        if let Some(held) = self.held.get_mut(&endpoint_id) {
+            let count = if is_claimed { &mut held.claimed } else { &mut held.handed };
+            *count = count.saturating_sub(1);
+            if held.claimed + held.handed == 0 {
+                self.held.remove(&endpoint_id);
+            }
+        }
+    }
 }
 
 impl HandOff for Desk {
@@ -202,11 +225,8 @@ impl HandOff for Desk {
         let process = state.lively_process()?;
         let is_paused = state.paused.get(&endpoint_id).is_some_and(|until| *until > now);
         let handed = state.held.get(&endpoint_id).map_or(0, |held| held.handed);
-        if state.is_closed
-            || is_paused
-            || handed >= HANDED_PER_ENDPOINT
-            || state.total >= HELD_IN_ALL
-        {
+        let is_full = handed >= HANDED_PER_ENDPOINT || state.room() == 0;
+        if state.is_closed || is_paused || is_full {
             return None;
         }
         state.held.entry(endpoint_id).or_default().handed += 1;
@@ -215,7 +235,7 @@ impl HandOff for Desk {
     }
 
     fn cancel(&self, endpoint_id: Uuid) {
-        self.free(endpoint_id, false);
+        self.state().release(endpoint_id, false);
     }
 
     fn disown(&self) {
@@ -282,6 +302,35 @@ mod tests {
             (0..30_000).filter(|number| desk.reserve(endpoint(number / 100)).is_some()).count();
         assert_eq!(reserved, 20_000);
         assert_eq!(desk.slots(&[endpoint(9999)]), Slots { free: vec![], is_any_full: true });
+    }
+
+    #[test]
+    fn large_bodies_leave_room_for_fewer() {
+        let (desk, mut arrivals) = Desk::new(Arc::new(SystemClock::default()));
+        desk.live(alive(10));
+        assert!(desk.reserve(endpoint(7)).is_some());
+        desk.accept(vec![Owed {
+            delivery_id: Uuid::nil(),
+            message_id: crate::webhook::MessageId([0; 16]),
+            endpoint_id: endpoint(7),
+            event_type: crate::webhook::EventType::SessionFinalized,
+            body: vec![0; HELD_BYTES].into(),
+            attempts: 0,
+        }]);
+        assert_eq!(desk.reserve(endpoint(8)), None);
+        assert!(desk.slots(&[endpoint(8)]).is_any_full);
+        arrivals.try_recv().unwrap().iter().for_each(|job| desk.free(job));
+        assert!(desk.reserve(endpoint(8)).is_some());
+    }
+
+    #[test]
+    fn when_there_is_not_room_for_all_endpoints_they_take_turns() {
+        let desk = desk();
+        let endpoints: Vec<_> = (0..100).map(endpoint).collect();
+        let served: std::collections::HashSet<_> =
+            (0..100).flat_map(|_| desk.slots(&endpoints).free).map(|(id, _)| id).collect();
+        assert_eq!(desk.slots(&endpoints).free.len(), 16);
+        assert_eq!(served.len(), 100);
     }
 
     #[test]

@@ -15,7 +15,7 @@ use crate::webhook::Secret;
 /// A change of an endpoint is seen after this time at the latest.
 const OLDEST_COPY: Duration = Duration::from_secs(1);
 
-/// An endpoint, ready to be POSTed to.
+/// An endpoint, ready to be called.
 pub(super) struct Addressee {
     pub(super) url: String,
     pub(super) is_disabled: bool,

@@ -112,10 +112,11 @@ fn is_public(address: IpAddr) -> bool {
 /// NAT64 (`64:ff9b::/96`), which is how networks without IPv4 reach public IPv4 hosts.
 fn embedded(address: IpAddr) -> Option<Ipv4Addr> {
     let IpAddr::V6(address) = address else { return None };
-    let [a, b, c, d, e, f, high, low] = address.segments();
-    let is_nat64 = [a, b, c, d, e, f] == [0x64, 0xff9b, 0, 0, 0, 0];
-    let nat64 = is_nat64.then(|| Ipv4Addr::from((u32::from(high) << 16) | u32::from(low)));
-    address.to_ipv4_mapped().or(nat64)
+    let nat64 = match address.segments() {
+        [0x64, 0xff9b, 0, 0, 0, 0, high, low] => Some((u32::from(high) << 16) | u32::from(low)),
+        _ => None,
+    };
+    address.to_ipv4_mapped().or(nat64.map(Ipv4Addr::from))
 }
 
 fn is_public_v4(address: Ipv4Addr) -> bool {

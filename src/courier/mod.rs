@@ -208,7 +208,7 @@ impl Round {
         self.drop_lost();
         for job in jobs {
             if Some(job.process) != self.process {
-                self.carrier.office.desk.free(job.owed.endpoint_id, job.is_claimed);
+                self.carrier.office.desk.free(&job);
             } else if self.carrier.office.desk.is_paused(job.owed.endpoint_id) {
                 self.give_back(job).await;
             } else {
@@ -223,7 +223,7 @@ impl Round {
         if self.process != process {
             self.process = process;
             for job in self.queues.take_all() {
-                self.carrier.office.desk.free(job.owed.endpoint_id, job.is_claimed);
+                self.carrier.office.desk.free(&job);
             }
         }
     }

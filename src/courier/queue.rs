@@ -111,11 +111,8 @@ impl Queues {
     pub(super) fn push(&mut self, job: Job) {
         let endpoint_id = job.owed.endpoint_id;
         let line = self.lines.entry(endpoint_id).or_default();
-        if job.is_retry() {
-            line.retries.push_back(job)
-        } else {
-            line.first.push_back(job)
-        }
+        let jobs = if job.is_retry() { &mut line.retries } else { &mut line.first };
+        jobs.push_back(job);
         self.make_ready(endpoint_id);
     }
 
@@ -139,12 +136,12 @@ impl Queues {
     }
 
     /// An attempt is over.
-    pub(super) fn finished(&mut self, place: Place, pace: Pace) {
+    pub(super) fn finished(&mut self, place: Place, change: Pace) {
         self.in_flight -= 1;
         let Some(line) = self.lines.get_mut(&place.endpoint_id) else { return };
         line.in_flight -= 1;
         line.retries_in_flight -= usize::from(place.is_retry);
-        line.limit = match pace {
+        line.limit = match change {
             Pace::Faster => (line.limit + 1).min(PER_ENDPOINT),
             Pace::Slower => (line.limit / 2).max(LEAST_PER_ENDPOINT),
             Pace::Same => line.limit,
@@ -287,9 +284,9 @@ mod tests {
             queues.finished(place, Pace::Slower);
             queues.push(job(1, 0));
         }
-        start_all(&mut queues)
-            .into_iter()
-            .for_each(|(place, _)| queues.finished(place, Pace::Same));
+        for (place, _) in start_all(&mut queues) {
+            queues.finished(place, Pace::Same);
+        }
         (0..5).for_each(|_| queues.push(job(1, 2)));
         assert_eq!(start_all(&mut queues).len(), 1);
         queues.push(job(1, 0));
@@ -306,7 +303,9 @@ mod tests {
         ) {
             let mut queues = Queues::new(total);
             let count = arrivals.len();
-            arrivals.into_iter().for_each(|(endpoint, attempts)| queues.push(job(endpoint, attempts)));
+            for (endpoint, attempts) in arrivals {
+                queues.push(job(endpoint, attempts));
+            }
             let (mut in_flight, mut done) = (Vec::new(), 0);
             for pick in picks {
                 in_flight.extend(start_all(&mut queues).into_iter().map(|(place, _)| place));

@@ -51,10 +51,7 @@ impl Recorder {
         let mut batch = Vec::with_capacity(BATCH);
         while entries.recv_many(&mut batch, BATCH).await > 0 {
             self.write(&batch).await;
-            for entry in batch.drain(..) {
-                let job = entry.job();
-                self.office.desk.free(job.owed.endpoint_id, job.is_claimed);
-            }
+            batch.drain(..).for_each(|entry| self.office.desk.free(entry.job()));
         }
     }
 
@@ -141,7 +138,7 @@ impl Recorder {
                 persist(|| self.office.store.disable_endpoint(endpoint_id, "gone", now)).await;
             match disabled {
                 Ok(()) => {
-                    tracing::warn!(endpoint.id = %endpoint_id, "endpoint disabled: it said 410")
+                    tracing::warn!(endpoint.id = %endpoint_id, "endpoint disabled: it said 410");
                 }
                 Err(error) => {
                     tracing::error!(endpoint.id = %endpoint_id, "endpoint not disabled: {error}");

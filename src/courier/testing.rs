@@ -196,7 +196,7 @@ impl Scripted {
             Reply::Huge(length) => {
                 let head = format!("HTTP/1.1 200 X\r\ncontent-length: {length}\r\n\r\n");
                 stream.write_all(head.as_bytes()).await.unwrap();
-                let chunk = [b'a'; 65536];
+                let chunk = vec![b'a'; 65536];
                 while self.written.load(Ordering::SeqCst) < length
                     && stream.write_all(&chunk).await.is_ok()
                 {

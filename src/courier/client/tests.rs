@@ -63,6 +63,7 @@ fn authority() -> Vec<CertificateDer<'static>> {
     vec![CertificateDer::from_pem_slice(include_bytes!("../testdata/authority.pem")).unwrap()]
 }
 
+/// A certificate for `receiver.test` and 127.0.0.1, made for these tests: its key protects nothing.
 fn acceptor() -> TlsAcceptor {
     let certificate = include_bytes!("../testdata/receiver.pem");
     let certificates = vec![CertificateDer::from_pem_slice(certificate).unwrap()];
