@@ -31,8 +31,8 @@ class Lab:
         # A plain `kill` must clean up, too.
         signal.signal(signal.SIGTERM, lambda *_: sys.exit("terminated"))
         self.folder = Path(tempfile.mkdtemp(prefix="finalizer-"))
-        # The servers may run as users of their own, who must get through to their folders.
-        self.folder.chmod(0o755)
+        # The servers may run as other users.
+        self.folder.chmod(0o711)
         self.services = self.folder / "services"
         self.processes = []
         self.databases = []
@@ -66,7 +66,10 @@ class Lab:
         """Runs scripts/services; what it prints."""
         folder = [] if command == "install" else [str(self.services)]
         script = [str(ROOT / "scripts" / "services"), command, *folder, *arguments]
-        return subprocess.run(script, check=True, stdout=subprocess.PIPE, text=True).stdout
+        done = subprocess.run(script, stdout=subprocess.PIPE, text=True)
+        if done.returncode != 0:
+            raise Failed(f"scripts/services {command} failed")
+        return done.stdout
 
     def new_database(self, name):
         database = Database(self.postgres_url.rsplit("/", 1)[0], name)

@@ -8,6 +8,7 @@ import argparse
 import hashlib
 import json
 import os
+import sys
 import threading
 import urllib.error
 import urllib.request
@@ -48,6 +49,11 @@ class Receiver(ThreadingHTTPServer):
             return error.code
         except OSError:
             return 0
+
+    def handle_error(self, request, client_address):
+        # A connection that breaks is no news: the webhook is sent again.
+        if not isinstance(sys.exc_info()[1], OSError):
+            super().handle_error(request, client_address)
 
     def note(self, **line):
         with self.log_lock:
