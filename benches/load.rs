@@ -56,7 +56,6 @@ fn long_call() -> anyhow::Result<Value> {
             "type": "message",
             "role": item["role"],
             "content": item["content"],
-            "interrupted": item["interrupted"],
             "metrics": { "started_speaking_at": at },
             "created_at": at,
         })
