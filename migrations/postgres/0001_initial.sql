@@ -64,6 +64,7 @@ CREATE TABLE egresses (
     named_session_id UUID,
     session_id       UUID,
     joined_by        SMALLINT,
+    version          INTEGER NOT NULL,
     first_seen_at    TIMESTAMPTZ NOT NULL
 );
 CREATE INDEX egresses_session ON egresses (session_id) WHERE session_id IS NOT NULL;

@@ -63,6 +63,7 @@ CREATE TABLE egresses (
     named_session_id BLOB,
     session_id       BLOB,
     joined_by        INTEGER,
+    version          INTEGER NOT NULL,
     first_seen_at    TEXT NOT NULL
 ) STRICT;
 CREATE INDEX egresses_session ON egresses (session_id) WHERE session_id IS NOT NULL;

@@ -31,12 +31,14 @@ pub struct JoinedEgress {
     pub session_id: Option<Uuid>,
     /// How that was found.
     pub joined_by: Option<JoinedBy>,
+    /// How often the row was written; tells the store whether another worker was first.
+    pub version: i32,
 }
 
 impl JoinedEgress {
     /// A recording that is heard of for the first time.
     pub fn new(egress: Egress, named_session_id: Option<Uuid>) -> Self {
-        Self { egress, named_session_id, session_id: None, joined_by: None }
+        Self { egress, named_session_id, session_id: None, joined_by: None, version: 0 }
     }
 }
 

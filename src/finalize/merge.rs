@@ -436,8 +436,12 @@ impl Merge<'_> {
             .into_iter()
             .filter(|id| egresses.get(id).is_some_and(|row| row.session_id.is_none()))
             .collect();
-        self.plan.egresses =
-            self.changed_egresses.iter().filter_map(|id| egresses.remove(id)).collect();
+        self.plan.egresses = self
+            .changed_egresses
+            .iter()
+            .filter_map(|id| egresses.remove(id))
+            .map(|row| JoinedEgress { version: row.version + 1, ..row })
+            .collect();
         let mut sessions = self.world.sessions;
         self.plan.sessions =
             self.changed_sessions.iter().filter_map(|id| sessions.remove(id)).collect();

@@ -96,13 +96,14 @@ impl Taker {
                 Err(StoreError::Rejected(error)) => {
                     open.extend(halved(prepared, callers, &error));
                 }
-                Err(error @ (StoreError::Transient(_) | StoreError::Broken(_))) => {
+                Err(error) => {
                     self.is_paused.store(true, Ordering::Relaxed);
                     tracing::warn!(%error, events = prepared.len(), "intake is paused");
                     let patient = send_back(prepared, callers);
-                    if !patient.is_empty() {
-                        open.push(patient);
+                    if patient.is_empty() {
+                        continue;
                     }
+                    open.push(patient);
                     tokio::select! {
                         () = tokio::time::sleep(backoff.next(crate::clock::chance())) => {}
                         () = self.shutdown.cancelled() => return,

@@ -1,8 +1,9 @@
 //! Everything in PostgreSQL, for as many processes as wanted.
 //!
-//! Batches are bound as arrays and unnested: one statement a table, however many rows. Rows that
-//! two workers may both want are locked in the order of their ids; a deadlock that happens all
-//! the same is transient trouble, and the batch is taken again.
+//! Batches are bound as arrays and unnested: one statement a table, however many rows. Sessions
+//! are locked as they are read, in the order of their ids, and written before recordings, which
+//! are not locked: a recording that another worker wrote in between has another version, and the
+//! batch is taken again. Locking both would deadlock the start of a call with its end.
 
 use std::collections::HashSet;
 use std::str::FromStr;
@@ -64,8 +65,7 @@ const EGRESSES_BY_KEYS: &str = concat!(
         UNION SELECT egress_id FROM egresses WHERE named_session_id = ANY($2)
         UNION SELECT egress_id FROM egresses WHERE session_id IS NULL AND room_id = ANY($3)
         UNION SELECT egress_id FROM egresses WHERE session_id IS NULL AND room_name = ANY($4))
-    ORDER BY egress_id
-    FOR UPDATE"
+    ORDER BY egress_id"
 );
 
 const UNJOINED_EGRESSES: &str = concat!(
@@ -108,8 +108,8 @@ const PUT_SESSIONS: &str = concat!(
 const PUT_EGRESSES: &str = concat!(
     "INSERT INTO egresses (",
     egress_columns!(),
-    ") SELECT *, $8 FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::uuid[],
-        $6::uuid[], $7::int2[])",
+    ") SELECT *, $9 FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::uuid[],
+        $6::uuid[], $7::int2[], $8::int4[])",
     egress_upsert!()
 );
 
@@ -476,9 +476,9 @@ impl Transaction for Writing {
         &mut self,
         egresses: &[JoinedEgress],
         now: DateTime<Utc>,
-    ) -> Result<(), StoreError> {
+    ) -> Result<u64, StoreError> {
         let query = query(PUT_EGRESSES);
-        bind_columns!(
+        let put = bind_columns!(
             query,
             egresses,
             |row| row.egress.egress_id.as_str(),
@@ -488,12 +488,13 @@ impl Transaction for Writing {
             |row| row.named_session_id,
             |row| row.session_id,
             |row| row.joined_by.map(JoinedBy::as_number),
+            |row| row.version,
         )
         .bind(now)
         .execute(&mut *self.0)
         .await
         .map_err(failed)?;
-        Ok(())
+        Ok(put.rows_affected())
     }
 
     async fn put_messages(

@@ -139,6 +139,7 @@ pub(super) struct EgressRow {
     named_session_id: Option<Uuid>,
     session_id: Option<Uuid>,
     joined_by: Option<i16>,
+    version: i32,
 }
 
 impl TryFrom<EgressRow> for JoinedEgress {
@@ -152,6 +153,7 @@ impl TryFrom<EgressRow> for JoinedEgress {
             named_session_id: row.named_session_id,
             session_id: row.session_id,
             joined_by: row.joined_by.and_then(JoinedBy::from_number),
+            version: row.version,
         })
     }
 }

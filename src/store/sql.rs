@@ -49,17 +49,19 @@ macro_rules! session_upsert {
 macro_rules! egress_columns {
     () => {
         "egress_id, report, room_id, room_name, named_session_id, session_id, joined_by, \
-         first_seen_at"
+         version, first_seen_at"
     };
 }
 
-/// A recording's row takes what the merge made of it.
+/// A recording's row takes what the merge made of it; a row that another worker wrote in the
+/// meantime has another version and stays as it is.
 macro_rules! egress_upsert {
     () => {
         " ON CONFLICT (egress_id) DO UPDATE SET
             report = excluded.report, room_id = excluded.room_id, room_name = excluded.room_name,
             named_session_id = excluded.named_session_id, session_id = excluded.session_id,
-            joined_by = excluded.joined_by"
+            joined_by = excluded.joined_by, version = excluded.version
+          WHERE egresses.version = excluded.version - 1"
     };
 }
 

@@ -106,7 +106,7 @@ const PUT_SESSION: &str = concat!(
 const PUT_EGRESS: &str = concat!(
     "INSERT INTO egresses (",
     egress_columns!(),
-    ") VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
+    ") VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
     egress_upsert!()
 );
 
@@ -392,9 +392,10 @@ impl Transaction for Writing {
         &mut self,
         egresses: &[JoinedEgress],
         now: DateTime<Utc>,
-    ) -> Result<(), StoreError> {
+    ) -> Result<u64, StoreError> {
+        let mut put = 0;
         for row in egresses {
-            query(PUT_EGRESS)
+            put += query(PUT_EGRESS)
                 .bind(&row.egress.egress_id)
                 .bind(serde_json::to_string(&row.egress).expect("a report is JSON"))
                 .bind(&row.egress.room_id)
@@ -402,12 +403,14 @@ impl Transaction for Writing {
                 .bind(row.named_session_id)
                 .bind(row.session_id)
                 .bind(row.joined_by.map(JoinedBy::as_number))
+                .bind(row.version)
                 .bind(now)
                 .execute(&mut *self.0)
                 .await
-                .map_err(failed)?;
+                .map_err(failed)?
+                .rows_affected();
         }
-        Ok(())
+        Ok(put)
     }
 
     async fn put_messages(

@@ -17,8 +17,8 @@ use crate::finalize::{
 };
 use crate::webhook::{MessageId, PayloadKind};
 
-/// How many times a batch is taken anew because another worker made one of its sessions at the
-/// same moment. Each time at least one more session is there to be locked, so it ends.
+/// How many times a batch is taken anew because another worker made one of its sessions or
+/// recordings at the same moment. Each time one more of them is there to be locked, so it ends.
 const MAX_RACES: usize = 100;
 
 /// One database transaction, as taking a batch needs it. Dropped without `commit`, it never was.
@@ -26,7 +26,7 @@ const MAX_RACES: usize = 100;
 pub(super) trait Transaction: Send {
     /// Sessions by these keys, in the order of their ids, locked against other writers.
     async fn sessions(&mut self, keys: &SessionKeys) -> Result<Vec<Session>, StoreError>;
-    /// Recordings by these keys, in the order of their ids, locked against other writers.
+    /// Recordings by these keys, in the order of their ids; not locked, see `put_egresses`.
     async fn egresses(&mut self, keys: &EgressKeys) -> Result<Vec<JoinedEgress>, StoreError>;
     /// The endpoints of these owners, and those of all owners.
     async fn endpoints(&mut self, owners: &[i64]) -> Result<Vec<Endpoint>, StoreError>;
@@ -34,12 +34,12 @@ pub(super) trait Transaction: Send {
     async fn numbers(&mut self, count: usize) -> Result<Vec<i64>, StoreError>;
     /// Inserts or changes sessions; how many. Fewer than given: another worker was first.
     async fn put_sessions(&mut self, sessions: &[Session]) -> Result<u64, StoreError>;
-    /// Inserts or changes recordings.
+    /// Inserts or changes recordings; how many. Fewer than given: another worker was first.
     async fn put_egresses(
         &mut self,
         egresses: &[JoinedEgress],
         now: DateTime<Utc>,
-    ) -> Result<(), StoreError>;
+    ) -> Result<u64, StoreError>;
     /// Inserts messages that do not exist yet; which.
     async fn put_messages(
         &mut self,
@@ -121,14 +121,28 @@ where
     F: Future<Output = Result<Box<dyn Transaction + 's>, StoreError>>,
 {
     for _ in 0..MAX_RACES {
-        if let Some(taken) = take_once(begin().await?, installation, batch).await? {
-            return Ok(taken);
+        match take_once(begin().await?, installation, batch).await {
+            Ok(Some(taken)) => return Ok(taken),
+            Ok(None) => {}
+            Err(error) if is_race(&error) => {}
+            Err(error) => return Err(error),
         }
     }
     Err(StoreError::Transient(anyhow::anyhow!("other workers were first {MAX_RACES} times")))
 }
 
-/// Takes a batch in one transaction; `None` if another worker made one of its sessions first.
+/// SQLSTATE class 40: the transaction was the victim of a deadlock, and may go through at once.
+fn is_race(error: &StoreError) -> bool {
+    let StoreError::Transient(error) = error else { return false };
+    let code = error
+        .downcast_ref::<sqlx::Error>()
+        .and_then(sqlx::Error::as_database_error)
+        .and_then(sqlx::error::DatabaseError::code);
+    code.is_some_and(|code| code.len() == 5 && code.starts_with("40"))
+}
+
+/// Takes a batch in one transaction; `None` if another worker was first to make one of its
+/// sessions or recordings.
 async fn take_once(
     mut tx: Box<dyn Transaction + '_>,
     installation: Uuid,
@@ -172,9 +186,10 @@ async fn load(
     events: &[Prepared],
 ) -> Result<(BTreeMap<Uuid, Session>, BTreeMap<String, JoinedEgress>), StoreError> {
     let mut sessions = BTreeMap::new();
-    let mut egresses = BTreeMap::new();
+    let mut egresses: BTreeMap<String, JoinedEgress> = BTreeMap::new();
     let mut session_keys = session_keys(events);
     let mut egress_keys = egress_keys(events);
+    let mut asked = BTreeSet::new();
     while !session_keys.is_empty() || !egress_keys.is_empty() {
         if !session_keys.is_empty() {
             for session in tx.sessions(&session_keys).await? {
@@ -182,27 +197,29 @@ async fn load(
                 egress_keys.sessions.insert(session.session_id);
                 sessions.insert(session.session_id, session);
             }
+            asked.append(&mut session_keys.ids);
+            session_keys = SessionKeys::default();
         }
-        let asked = std::mem::take(&mut session_keys.ids);
-        session_keys = SessionKeys::default();
         if !egress_keys.is_empty() {
             for row in tx.egresses(&egress_keys).await? {
-                let named = [row.session_id, row.named_session_id].into_iter().flatten();
-                let unseen = named.filter(|id| !sessions.contains_key(id) && !asked.contains(id));
-                session_keys.ids.extend(unseen);
+                // A session that was not there a moment ago, and that the recording has been
+                // joined to since: another worker made it while we waited for the recording.
+                let joined = row.session_id.filter(|id| !sessions.contains_key(id));
+                let named = row.named_session_id.filter(|id| !asked.contains(id));
                 if !egresses.contains_key(&row.egress.egress_id) {
+                    session_keys.ids.extend(joined.into_iter().chain(named));
                     session_keys.rooms.extend(room_span(&row));
                 }
                 egresses.insert(row.egress.egress_id.clone(), row);
             }
+            egress_keys = EgressKeys::default();
         }
-        egress_keys = EgressKeys::default();
     }
     Ok((sessions, egresses))
 }
 
 /// Writes what the plan says, and reserves room for its deliveries; `None` if another worker
-/// made one of its sessions first.
+/// was first.
 async fn write(
     tx: &mut dyn Transaction,
     plan: &mut Plan,
@@ -214,8 +231,9 @@ async fn write(
     if wanted > 0 && tx.put_sessions(&plan.sessions).await? < wanted {
         return Ok(None);
     }
-    if !plan.egresses.is_empty() {
-        tx.put_egresses(&plan.egresses, terms.now).await?;
+    let wanted = u64::try_from(plan.egresses.len()).unwrap_or(u64::MAX);
+    if wanted > 0 && tx.put_egresses(&plan.egresses, terms.now).await? < wanted {
+        return Ok(None);
     }
     let mut owed = Vec::new();
     if !plan.messages.is_empty() {

@@ -47,6 +47,12 @@ impl World {
         outcomes
     }
 
+    /// Without how often a recording's row was written: once a batch.
+    fn unversioned(mut self) -> Self {
+        self.egresses.values_mut().for_each(|row| row.version = 0);
+        self
+    }
+
     /// What must not depend on the order of the events.
     fn end_state(&self) -> (Vec<Session>, Vec<JoinedEgress>, Vec<Uuid>) {
         let sessions =
@@ -57,7 +63,7 @@ impl World {
             .filter(|(event_type, ..)| *event_type == EventType::SessionFinalized);
         (
             sessions.collect(),
-            self.egresses.values().cloned().collect(),
+            self.egresses.values().map(|row| JoinedEgress { version: 0, ..row.clone() }).collect(),
             finalized.map(|(_, session_id, _)| *session_id).collect(),
         )
     }
@@ -150,7 +156,7 @@ proptest! {
         let one_by_one: Vec<Outcome> =
             batch.iter().flat_map(|event| alone.take(std::slice::from_ref(event))).collect();
         prop_assert_eq!(outcomes, one_by_one);
-        prop_assert_eq!(together, alone);
+        prop_assert_eq!(together.unversioned(), alone.unversioned());
     }
 
     #[test]

@@ -34,6 +34,7 @@ on_both_stores![
     disabling_an_endpoint_cancels_what_it_is_owed,
     a_recording_is_joined_by_its_room_in_any_order,
     a_recording_and_its_session_that_arrive_at_once_find_each_other,
+    reports_on_one_recording_that_arrive_at_once_are_merged,
     a_recording_in_a_room_of_two_sessions_waits,
     failures_keep_the_raw_bytes_and_can_be_filtered,
     keys_are_found_by_their_hash,
@@ -329,6 +330,33 @@ async fn a_recording_and_its_session_that_arrive_at_once_find_each_other(test: T
         tokio::join!(test.take(&event), test.take(&ended));
         let session = read(&test, session_id).await;
         assert_eq!(session.recording.status, RecordingStatus::Ready);
+        assert_eq!(deliveries(&test, session_id).await.len(), 2);
+    }
+}
+
+async fn reports_on_one_recording_that_arrive_at_once_are_merged(test: TestStore) {
+    test.store.add_endpoint(&endpoint()).await.unwrap();
+    for number in 0..40 {
+        let (session_id, egress_id) = (fresh_id(), format!("EG_{number}"));
+        let report = |status| [recording(session_id, &egress_id, status)];
+        let [active, complete] = ["EGRESS_ACTIVE", "EGRESS_COMPLETE"].map(report);
+        let mut named = ended(session_id);
+        named["recording"] = json!({"expected": true, "egress_id": egress_id});
+        let (ended, started) = ([named], [started(session_id)]);
+        if number % 2 == 0 {
+            // The recording is known and the session is not.
+            test.take(&active).await;
+            tokio::join!(test.take(&ended), test.take(&complete));
+        } else {
+            tokio::join!(
+                test.take(&ended),
+                test.take(&complete),
+                test.take(&active),
+                test.take(&started)
+            );
+        }
+        let session = read(&test, session_id).await;
+        assert_eq!(session.recording.status, RecordingStatus::Ready, "call {number}");
         assert_eq!(deliveries(&test, session_id).await.len(), 2);
     }
 }
