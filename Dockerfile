@@ -10,8 +10,11 @@ RUN --mount=type=cache,target=/usr/local/cargo/registry \
     && cp target/release/finalizer /usr/local/bin/finalizer \
     && mkdir /data
 
-# Certificates of the public authorities are in the program itself.
 FROM debian:bookworm-slim
+# For S3 and the broker over TLS.
+RUN apt-get update \
+    && apt-get install --yes --no-install-recommends ca-certificates \
+    && rm -rf /var/lib/apt/lists/*
 COPY --from=build /usr/local/bin/finalizer /usr/local/bin/finalizer
 COPY --from=build --chown=65532:65532 /data /data
 USER 65532:65532
