@@ -179,7 +179,7 @@ fn identifier(text: &str) -> String {
 fn names(code: &str, path: &str) -> bool {
     let is_word = |c: char| c.is_alphanumeric() || c == '_';
     let is_named = code.match_indices(path).any(|(at, _)| {
-        let is_start = !code[..at].ends_with(|c| is_word(c) || c == ':');
+        let is_start = !code[..at].ends_with(is_word);
         is_start && !code[at + path.len()..].starts_with(is_word)
     });
     let in_group = path.strip_prefix("std::").is_some_and(|module| {
