@@ -294,7 +294,9 @@ impl Merge<'_> {
 
     /// A session has said something new of itself: which recordings are its own?
     fn join_session(&mut self, session_id: Uuid) {
-        let waiting: Vec<String> = self.world.egresses.keys().cloned().collect();
+        let session = &self.world.sessions[&session_id];
+        let near = self.world.egresses.iter().filter(|(_, row)| row.may_concern(session));
+        let waiting: Vec<String> = near.map(|(egress_id, _)| egress_id.clone()).collect();
         for egress_id in waiting {
             let Some(mut row) = self.world.egresses.get(&egress_id).cloned() else { continue };
             let left = row.session_id;
