@@ -10,10 +10,14 @@ RUN --mount=type=cache,target=/usr/local/cargo/registry \
     && cp target/release/finalizer /usr/local/bin/finalizer \
     && mkdir /data
 
-# No shell, no package manager; certificates of the public authorities; user 65532.
-FROM gcr.io/distroless/cc-debian12:nonroot
+FROM debian:bookworm-slim
+# For S3 and the broker over TLS.
+RUN apt-get update \
+    && apt-get install --yes --no-install-recommends ca-certificates \
+    && rm -rf /var/lib/apt/lists/*
 COPY --from=build /usr/local/bin/finalizer /usr/local/bin/finalizer
-COPY --from=build --chown=nonroot:nonroot /data /data
+COPY --from=build --chown=65532:65532 /data /data
+USER 65532:65532
 # With the default settings everything is kept in ./finalizer-data.
 WORKDIR /data
 VOLUME /data

@@ -1,7 +1,7 @@
 //! Fills the queue for a measurement: `load AMQP_URL COUNT` publishes so many events, each
 //! confirmed, and prints how large one is.
 //!
-//! An event is a real call's report, its turns repeated until there are 40: about 8 KB.
+//! An event is a real call's report with the turns of several real calls, 40 of them: about 8 KB.
 #![expect(clippy::print_stdout, reason = "it tells the script that started it")]
 
 use anyhow::{Context, ensure};
@@ -12,7 +12,13 @@ use finalizer::intake::RawEvent;
 use finalizer::intake::amqp::{AmqpSettings, Publisher};
 use serde_json::{Value, json};
 
-const CALL: &str = include_str!("../tests/fixtures/events/call_livekit_1_8_9.json");
+/// Real calls; the first is the one whose report is sent.
+const CALLS: [&str; 4] = [
+    include_str!("../tests/fixtures/events/call_livekit_1_8_9.json"),
+    include_str!("../tests/fixtures/events/call_interrupted_tool_unicode.json"),
+    include_str!("../tests/fixtures/events/call_unicode_typed.json"),
+    include_str!("../tests/fixtures/events/call_hangup_mid_speech.json"),
+];
 const TURNS: usize = 40;
 /// Seconds from one turn to the next.
 const PACE_SECONDS: f64 = 4.5;
@@ -39,24 +45,26 @@ async fn main() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The sample call with its messages said again and again, a few seconds apart.
+/// The first call with the turns of all, again and again, a few seconds apart.
 fn long_call() -> anyhow::Result<Value> {
-    let mut call: Value = serde_json::from_str(CALL)?;
-    let started_at: DateTime<Utc> = call["started_at"].as_str().context("a start")?.parse()?;
-    let items = call["report"]["chat_history"]["items"].take();
-    let said = items.as_array().context("items")?.iter().filter(|item| {
+    let calls: Vec<Value> =
+        CALLS.map(serde_json::from_str).into_iter().collect::<Result<_, _>>()?;
+    let items = |call: &Value| call["report"]["chat_history"]["items"].as_array().cloned();
+    let said = calls.iter().filter_map(items).flatten().filter(|item| {
         let is_spoken = item["role"] == "user" || item["role"] == "assistant";
         is_spoken && item["content"][0].as_str().is_some_and(|text| !text.trim().is_empty())
     });
+    let said: Vec<Value> = said.collect();
+    let mut call = calls.into_iter().next().context("a call")?;
+    let started_at: DateTime<Utc> = call["started_at"].as_str().context("a start")?.parse()?;
     let mut at = f64::from(i32::try_from(started_at.timestamp())?);
-    let turns = said.cycle().take(TURNS).enumerate().map(|(number, item)| {
+    let turns = said.iter().cycle().take(TURNS).enumerate().map(|(number, item)| {
         at += PACE_SECONDS;
         json!({
             "id": format!("item_{number:012x}"),
             "type": "message",
             "role": item["role"],
             "content": item["content"],
-            "interrupted": item["interrupted"],
             "metrics": { "started_speaking_at": at },
             "created_at": at,
         })

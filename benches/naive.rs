@@ -83,7 +83,7 @@ struct Item {
 }
 
 #[derive(Serialize)]
-struct Turn {
+struct Said {
     role: String,
     text: String,
     turn_index: usize,
@@ -146,17 +146,17 @@ async fn finalize(delivery: Delivery, pool: &PgPool) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn transcript(items: Vec<Item>, started_at: DateTime<Utc>) -> Vec<Turn> {
+fn transcript(items: Vec<Item>, started_at: DateTime<Utc>) -> Vec<Said> {
     let start = f64::from(i32::try_from(started_at.timestamp()).unwrap_or(0));
     let spoken = items.into_iter().filter_map(|item| {
         let role = item.role.filter(|role| role == "user" || role == "assistant")?;
         Some((role, item.content.join("\n").trim().to_owned(), item.created_at - start))
     });
     let numbered = spoken.enumerate();
-    numbered.map(|(turn_index, (role, text, ts))| Turn { role, text, turn_index, ts }).collect()
+    numbered.map(|(turn_index, (role, text, ts))| Said { role, text, turn_index, ts }).collect()
 }
 
-fn text(turns: &[Turn]) -> String {
+fn text(turns: &[Said]) -> String {
     let lines = turns.iter().map(|turn| format!("{}: {}", turn.role, turn.text));
     lines.collect::<Vec<_>>().join("\n")
 }

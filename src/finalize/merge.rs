@@ -326,8 +326,8 @@ impl Merge<'_> {
         let found = best_match(row, self.world.sessions.values());
         let is_better =
             found.is_some_and(|(_, clue)| row.joined_by.is_none_or(|known| clue > known));
-        let may_move = is_better || (is_open && is_by_room);
-        if !may_move {
+        let may_change = is_better || (is_open && is_by_room);
+        if !may_change {
             return false;
         }
         let (session_id, joined_by) = found.unzip();

@@ -100,9 +100,10 @@ impl Taker {
                     self.is_paused.store(true, Ordering::Relaxed);
                     tracing::warn!(%error, events = prepared.len(), "intake is paused");
                     let patient = send_back(prepared, callers);
-                    if !patient.is_empty() {
-                        open.push(patient);
+                    if patient.is_empty() {
+                        continue;
                     }
+                    open.push(patient);
                     tokio::select! {
                         () = tokio::time::sleep(backoff.next(crate::clock::chance())) => {}
                         () = self.shutdown.cancelled() => return,

@@ -155,6 +155,10 @@ impl Intake {
     /// Takes events and waits for their answers, which are in the order of the events.
     pub async fn take(&self, events: Vec<RawEvent>, patience: Patience) -> Vec<Disposition> {
         let mut dispositions = vec![Disposition::Retry; events.len()];
+        // While others wait for the database, whoever does not want to wait asks for himself.
+        if patience == Patience::Now && self.is_paused() && self.parts.store.now().await.is_err() {
+            return dispositions;
+        }
         let (answers, mut answered) = mpsc::unbounded_channel();
         for (token, event) in (0..).zip(events) {
             let prepared = self.prepare(event);

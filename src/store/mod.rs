@@ -18,6 +18,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use chrono::{DateTime, TimeDelta, Utc};
+use sqlx::SqlStr;
+use sqlx::migrate::{Migration, MigrationType, Migrator};
 use uuid::Uuid;
 
 use crate::event::{FailureCode, Rejection};
@@ -421,6 +423,18 @@ impl Next {
             Self::Cancelled => (DeliveryState::Cancelled, None),
         }
     }
+}
+
+/// A migration that comes with the program: version, name, statements.
+type MigrationFile = (i64, &'static str, &'static str);
+
+/// Runs migrations. (sqlx's macro would read the folder, and build both drivers twice.)
+fn migrator(files: &[MigrationFile]) -> Migrator {
+    let migrations = files.iter().map(|(version, name, statements)| {
+        let statements = SqlStr::from_static(statements);
+        Migration::new(*version, (*name).into(), MigrationType::Simple, statements, false)
+    });
+    Migrator::with_migrations(migrations.collect())
 }
 
 /// How long a unit of work may take before its caller is told that the database is away.

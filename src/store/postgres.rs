@@ -30,7 +30,8 @@ use crate::event::FailureCode;
 use crate::finalize::{JoinedBy, JoinedEgress, NewMessage, Session};
 use crate::webhook::MessageId;
 
-pub(super) static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("migrations/postgres");
+const MIGRATIONS: &[super::MigrationFile] =
+    &[(1, "initial", include_str!("../../migrations/postgres/0001_initial.sql"))];
 
 const SESSIONS_BY_KEYS: &str = concat!(
     "SELECT ",
@@ -224,7 +225,10 @@ impl Postgres {
     /// Brings a database up to date.
     pub async fn migrate(url: &str) -> Result<(), StoreError> {
         let pool = connect(url).await?;
-        MIGRATIONS.run(&pool).await.map_err(|error| StoreError::Broken(error.into()))
+        super::migrator(MIGRATIONS)
+            .run(&pool)
+            .await
+            .map_err(|error| StoreError::Broken(error.into()))
     }
 
     async fn begin(&self) -> Result<sqlx::Transaction<'static, Db>, StoreError> {
@@ -328,7 +332,7 @@ impl Postgres {
 
 /// Refuses a database that this release's migrations have not all been run on.
 async fn require_migrated(pool: &PgPool) -> Result<(), StoreError> {
-    let newest = MIGRATIONS.iter().map(|migration| migration.version).max().unwrap_or(0);
+    let newest = MIGRATIONS.last().map_or(0, |(version, ..)| *version);
     let applied: Result<Option<i64>, _> =
         query_scalar("SELECT MAX(version) FROM _sqlx_migrations WHERE success")
             .fetch_one(pool)
@@ -349,7 +353,10 @@ fn unmigrated() -> StoreError {
 }
 
 fn code_of(error: &sqlx::Error) -> Option<String> {
-    error.as_database_error().and_then(|error| error.code()).map(std::borrow::Cow::into_owned)
+    error
+        .as_database_error()
+        .and_then(sqlx::error::DatabaseError::code)
+        .map(std::borrow::Cow::into_owned)
 }
 
 /// What a database error means for whoever asked: by SQLSTATE class,

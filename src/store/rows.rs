@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
-use sqlx::FromRow;
+use sqlx::{ColumnIndex, Decode, FromRow, Row, Type};
 use uuid::Uuid;
 
 use super::{ApiKey, Delivery, DeliveryState, Endpoint, Failure, Owed, StoreError};
@@ -15,8 +15,30 @@ pub(super) fn unreadable(what: &str, value: &str) -> StoreError {
     StoreError::Broken(anyhow::anyhow!("the database holds an unreadable {what}: {value:?}"))
 }
 
-#[derive(FromRow)]
-pub(super) struct SessionRow {
+/// Declares a row and how it is read from a database, each field from the column of its name (or
+/// the one named after `=`). sqlx's derive would do it, at the price of building both drivers
+/// twice.
+macro_rules! row {
+    ($row:ident { $($field:ident: $kind:ty $(= $column:literal)?,)+ }) => {
+        pub(super) struct $row {
+            $($field: $kind,)+
+        }
+
+        impl<'r, R: Row> FromRow<'r, R> for $row
+        where
+            &'static str: ColumnIndex<R>,
+            $($kind: Decode<'r, R::Database> + Type<R::Database>,)+
+        {
+            fn from_row(row: &'r R) -> Result<Self, sqlx::Error> {
+                Ok(Self { $($field: row.try_get(row!(@column $field $($column)?))?,)+ })
+            }
+        }
+    };
+    (@column $field:ident $column:literal) => { $column };
+    (@column $field:ident) => { stringify!($field) };
+}
+
+row!(SessionRow {
     session_id: Uuid,
     id: i64,
     tenant_id: String,
@@ -58,7 +80,7 @@ pub(super) struct SessionRow {
     version: i32,
     digest: Vec<u8>,
     superseded: Vec<u8>,
-}
+});
 
 impl TryFrom<SessionRow> for Session {
     type Error = StoreError;
@@ -133,14 +155,13 @@ fn count(number: i32) -> u32 {
     u32::try_from(number).unwrap_or(0)
 }
 
-#[derive(FromRow)]
-pub(super) struct EgressRow {
+row!(EgressRow {
     report: String,
     named_session_id: Option<Uuid>,
     session_id: Option<Uuid>,
     joined_by: Option<i16>,
     version: i32,
-}
+});
 
 impl TryFrom<EgressRow> for JoinedEgress {
     type Error = StoreError;
@@ -158,8 +179,7 @@ impl TryFrom<EgressRow> for JoinedEgress {
     }
 }
 
-#[derive(FromRow)]
-pub(super) struct EndpointRow {
+row!(EndpointRow {
     endpoint_id: Uuid,
     owner: Option<i64>,
     tenant_id: Option<String>,
@@ -171,7 +191,7 @@ pub(super) struct EndpointRow {
     disabled_at: Option<DateTime<Utc>>,
     disabled_because: Option<String>,
     created_at: DateTime<Utc>,
-}
+});
 
 impl TryFrom<EndpointRow> for Endpoint {
     type Error = StoreError;
@@ -199,16 +219,14 @@ pub(super) fn event_type_list(types: &[EventType]) -> String {
     types.iter().map(|event_type| event_type.as_str()).collect::<Vec<_>>().join(",")
 }
 
-#[derive(FromRow)]
-pub(super) struct OwedRow {
+row!(OwedRow {
     delivery_id: Uuid,
     message_id: Vec<u8>,
     endpoint_id: Uuid,
-    #[sqlx(rename = "type")]
-    event_type: String,
+    event_type: String = "type",
     body: Vec<u8>,
     attempts: i32,
-}
+});
 
 impl OwedRow {
     pub(super) fn endpoint_id(&self) -> Uuid {
@@ -231,19 +249,17 @@ impl TryFrom<OwedRow> for Owed {
     }
 }
 
-#[derive(FromRow)]
-pub(super) struct DeliveryRow {
+row!(DeliveryRow {
     delivery_id: Uuid,
     message_id: Vec<u8>,
-    #[sqlx(rename = "type")]
-    event_type: String,
+    event_type: String = "type",
     endpoint_id: Uuid,
     state: String,
     attempts: i32,
     next_attempt_at: Option<DateTime<Utc>>,
     created_at: DateTime<Utc>,
     finished_at: Option<DateTime<Utc>>,
-}
+});
 
 impl TryFrom<DeliveryRow> for Delivery {
     type Error = StoreError;
@@ -268,8 +284,7 @@ pub(super) fn delivery_state(text: &str) -> Result<DeliveryState, StoreError> {
     DeliveryState::parse(text).ok_or_else(|| unreadable("delivery state", text))
 }
 
-#[derive(FromRow)]
-pub(super) struct FailureRow {
+row!(FailureRow {
     failure_id: Uuid,
     code: String,
     pointer: Option<String>,
@@ -282,14 +297,23 @@ pub(super) struct FailureRow {
     seen: i32,
     first_seen_at: DateTime<Utc>,
     last_seen_at: DateTime<Utc>,
-}
+});
 
 /// A failure with its raw bytes.
-#[derive(FromRow)]
 pub(super) struct RawFailureRow {
-    #[sqlx(flatten)]
     pub(super) failure: FailureRow,
     pub(super) raw: Vec<u8>,
+}
+
+impl<'r, R: Row> FromRow<'r, R> for RawFailureRow
+where
+    FailureRow: FromRow<'r, R>,
+    &'static str: ColumnIndex<R>,
+    Vec<u8>: Decode<'r, R::Database> + Type<R::Database>,
+{
+    fn from_row(row: &'r R) -> Result<Self, sqlx::Error> {
+        Ok(Self { failure: FailureRow::from_row(row)?, raw: row.try_get("raw")? })
+    }
 }
 
 impl TryFrom<FailureRow> for Failure {
@@ -316,8 +340,7 @@ impl TryFrom<FailureRow> for Failure {
     }
 }
 
-#[derive(FromRow)]
-pub(super) struct ApiKeyRow {
+row!(ApiKeyRow {
     key_id: Uuid,
     hash: Vec<u8>,
     preview: String,
@@ -326,7 +349,7 @@ pub(super) struct ApiKeyRow {
     is_staff: bool,
     is_active: bool,
     created_at: DateTime<Utc>,
-}
+});
 
 impl TryFrom<ApiKeyRow> for ApiKey {
     type Error = StoreError;

@@ -32,7 +32,8 @@ use crate::event::FailureCode;
 use crate::finalize::{JoinedBy, JoinedEgress, NewMessage, Session};
 use crate::webhook::MessageId;
 
-pub(super) static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("migrations/sqlite");
+const MIGRATIONS: &[super::MigrationFile] =
+    &[(1, "initial", include_str!("../../migrations/sqlite/0001_initial.sql"))];
 
 const SESSIONS_BY_KEYS: &str = concat!(
     "SELECT ",
@@ -164,7 +165,10 @@ impl Sqlite {
             .busy_timeout(Duration::from_secs(5));
         let writer = SqlitePoolOptions::new().max_connections(1).connect_with(options.clone());
         let writer = writer.await.map_err(failed)?;
-        MIGRATIONS.run(&writer).await.map_err(|error| StoreError::Broken(error.into()))?;
+        super::migrator(MIGRATIONS)
+            .run(&writer)
+            .await
+            .map_err(|error| StoreError::Broken(error.into()))?;
         let readers = SqlitePoolOptions::new().max_connections(4).connect_lazy_with(options);
         let installation =
             query_scalar(sql::INSTALLATION).fetch_one(&writer).await.map_err(failed)?;
@@ -301,7 +305,7 @@ pub(super) fn failed(error: sqlx::Error) -> StoreError {
     // their low byte.
     let primary = error
         .as_database_error()
-        .and_then(|error| error.code())
+        .and_then(sqlx::error::DatabaseError::code)
         .and_then(|code| code.parse::<u32>().ok())
         .map(|code| code & 0xff);
     match primary {

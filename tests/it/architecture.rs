@@ -178,10 +178,8 @@ fn identifier(text: &str) -> String {
 /// Whether the code names a crate (`tokio`) or a path (`std::time`, also as `std::{time, …}`).
 fn names(code: &str, path: &str) -> bool {
     let is_word = |c: char| c.is_alphanumeric() || c == '_';
-    // A type is the same behind any path, a crate only at its beginning.
-    let is_type = path.starts_with(char::is_uppercase);
     let is_named = code.match_indices(path).any(|(at, _)| {
-        let is_start = !code[..at].ends_with(|c| is_word(c) || (c == ':' && !is_type));
+        let is_start = !code[..at].ends_with(is_word);
         is_start && !code[at + path.len()..].starts_with(is_word)
     });
     let in_group = path.strip_prefix("std::").is_some_and(|module| {
