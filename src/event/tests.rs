@@ -711,6 +711,9 @@ fn the_digest_covers_nothing_else() {
     ] {
         assert_eq!(digest_of(&with(pointer, value).to_string()), digest, "{pointer}");
     }
+    let mut event = ended();
+    event["usage"].as_array_mut().unwrap().insert(0, json!({"type": "vad"}));
+    assert_eq!(digest_of(&event.to_string()), digest, "an entry of another type, and all places");
 }
 
 /// A later release must take copies of old events for copies: if this test fails, the digest of
