@@ -256,6 +256,11 @@ impl Role {
             _ => None,
         }
     }
+
+    /// Whether messages have this role in any form we know, of those who speak or of others.
+    fn is_known(name: &str) -> bool {
+        Self::parse(name).is_some() || matches!(name, "system" | "developer" | "tool" | "function")
+    }
 }
 
 /// One message of `user` or `assistant`, as sent.
@@ -300,6 +305,10 @@ pub struct Model<'a> {
 /// One entry of metered usage, as sent. Counts that are absent are 0.
 #[derive(Debug, Clone, PartialEq, Default, Serialize)]
 pub struct UsageEntry<'a> {
+    /// Its place in the list that was sent, entries that are left out included: what a rejection
+    /// points at. No part of the digest.
+    #[serde(skip)]
+    pub index: usize,
     /// `llm_usage`, `stt`, …; releases before 1.8.9 have none.
     #[serde(rename = "type", skip_serializing_if = "Option::is_none")]
     pub kind: Option<Text<'a>>,

@@ -150,8 +150,8 @@ impl Model<'_> {
 
 impl UsageEntry<'_> {
     fn into_owned(self) -> UsageEntry<'static> {
-        let Self { kind, model, counts } = self;
-        UsageEntry { kind: kind.map(Text::into_owned), model: model.into_owned(), counts }
+        let Self { index, kind, model, counts } = self;
+        UsageEntry { index, kind: kind.map(Text::into_owned), model: model.into_owned(), counts }
     }
 }
 

@@ -72,6 +72,16 @@ impl<'a> Item<'a> {
         (self.kind.as_str() == "message").then(|| Role::parse(self.role.as_str())).flatten()
     }
 
+    /// It has the form of an item, whether or not it is for us. Later releases may have other
+    /// types of items; other roles would be other forms of what we know.
+    fn is_recognised(&self) -> bool {
+        match self.kind.as_str() {
+            "" => false,
+            "message" => Role::is_known(self.role.as_str()),
+            _ => true,
+        }
+    }
+
     fn into_message(self) -> Option<Message<'a>> {
         let role = self.speaker()?;
         let content = self.content.unwrap_or_default();
@@ -108,11 +118,12 @@ impl<I> History<I> {
         let list = format!("{pointer}/items");
         let Some(items) = self.items else { return Err(missing(list, "an array of items")) };
         let items = read_list(items, &list)?;
-        if !items.is_empty() && items.iter().all(|item| item.kind.0.is_none()) {
+        if !items.is_empty() && !items.iter().any(Item::is_recognised) {
             return Err(Rejection::invalid(
                 list,
-                "Expected items with a `type`, found none: send the history as \
-                 `to_dict(exclude_timestamp=False)` makes it, not as Protobuf's JSON.",
+                "Expected items with a `type`, messages with a `role` such as `user`, found none: \
+                 send the history as `to_dict(exclude_timestamp=False)` makes it, not as \
+                 Protobuf's JSON.",
             ));
         }
         Ok(items.into_iter().filter_map(Item::into_message).collect())

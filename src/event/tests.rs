@@ -414,6 +414,20 @@ fn a_history_of_no_known_shape_is_refused_and_an_empty_one_is_not() {
     let rejection = rejected(&event);
     assert_eq!(rejection.pointer.as_deref(), Some("/history/items"));
     assert!(rejection.message.contains("to_dict(exclude_timestamp=False)"));
+    for items in [
+        json!([{"type": "message", "role": "USER", "content": ["SECRET"]}]),
+        json!([{"type": "message", "role": "agent", "content": ["SECRET"]}, {"type": ""}]),
+        json!(["SECRET", null]),
+    ] {
+        assert_eq!(code_and_pointer(&history(&items)), invalid("/history/items"));
+    }
+    for role in ["USER", "agent", ""] {
+        let messages = json!([{"role": role, "text": "SECRET"}]);
+        assert_eq!(code_and_pointer(&with("/messages", messages)), invalid("/messages"));
+    }
+    assert!(call(&with("/messages", json!([{"role": "tool"}]))).messages.is_empty());
+    let system = json!([{"type": "message", "role": "system", "content": ["SECRET"]}]);
+    assert!(call(&history(&system)).messages.is_empty());
     assert!(call(&history(&json!([]))).messages.is_empty());
     assert!(call(&history(&json!([{"type": "agent_handoff"}]))).messages.is_empty());
     assert!(call(&with("/messages", json!([]))).messages.is_empty());
@@ -474,6 +488,8 @@ fn usage_is_kept_by_type() {
     assert_eq!(counts[1].input_tokens, Some(1));
     assert_eq!(counts[2].characters_count, Some(0));
     assert_eq!(counts[3].audio_us, Some(20_050_000));
+    let indexes: Vec<_> = call.usage.iter().map(|entry| entry.index).collect();
+    assert_eq!(indexes, [0, 4, 5, 6], "places in what was sent");
 }
 
 #[test]
@@ -695,6 +711,9 @@ fn the_digest_covers_nothing_else() {
     ] {
         assert_eq!(digest_of(&with(pointer, value).to_string()), digest, "{pointer}");
     }
+    let mut event = ended();
+    event["usage"].as_array_mut().unwrap().insert(0, json!({"type": "vad"}));
+    assert_eq!(digest_of(&event.to_string()), digest, "an entry of another type, and all places");
 }
 
 /// A later release must take copies of old events for copies: if this test fails, the digest of

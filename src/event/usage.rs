@@ -41,7 +41,7 @@ impl<'a> Selective<'a> for Entry<'a> {
 }
 
 impl<'a> Entry<'a> {
-    fn into_entry(self) -> Option<UsageEntry<'a>> {
+    fn into_entry(self, index: usize) -> Option<UsageEntry<'a>> {
         if !self.is_kept() {
             return None;
         }
@@ -54,7 +54,7 @@ impl<'a> Entry<'a> {
         }
         let name = |name: Option<Name<'a>>| name.map(|name| name.0).unwrap_or_default();
         let model = Model { provider: name(self.provider), model: name(self.model) };
-        Some(UsageEntry { kind, model, counts })
+        Some(UsageEntry { index, kind, model, counts })
     }
 
     fn counts(&self) -> UsageCounts {
@@ -79,5 +79,6 @@ pub(super) fn read_usage<'a, U: Element<Entry<'a>>>(
     list: &str,
 ) -> Result<Vec<UsageEntry<'a>>, Rejection> {
     let entries = read_list(usage.unwrap_or_default(), list)?;
-    Ok(entries.into_iter().filter_map(Entry::into_entry).collect())
+    let indexed = entries.into_iter().enumerate();
+    Ok(indexed.filter_map(|(index, entry)| entry.into_entry(index)).collect())
 }

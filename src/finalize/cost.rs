@@ -149,19 +149,23 @@ impl Price {
 
 impl TokenPrices {
     /// Input is gross: cached, cache-written and audio tokens are part of it, and cached audio
-    /// tokens are part of both the cached and the audio ones.
+    /// tokens are part of both the cached and the audio ones. No token is paid twice: where the
+    /// cached and the audio ones are more than all, some must be both.
     fn micros(&self, amounts: &Amounts) -> Decimal {
+        let input = amounts.input_tokens;
+        let all_cached = amounts.input_cached_tokens.min(input);
+        let all_audio = amounts.input_audio_tokens.min(input);
         let cached_audio = amounts
             .input_cached_audio_tokens
-            .min(amounts.input_audio_tokens)
-            .min(amounts.input_cached_tokens);
-        let cached = amounts.input_cached_tokens - cached_audio;
-        let audio = amounts.input_audio_tokens - cached_audio;
-        let written = amounts.input_cache_creation_tokens;
-        let plain = amounts.input_tokens - cached_audio - cached - audio - written;
+            .max(all_cached + all_audio - input)
+            .min(all_cached.min(all_audio));
+        let cached = all_cached - cached_audio;
+        let audio = all_audio - cached_audio;
+        let rest = input - cached_audio - cached - audio;
+        let written = amounts.input_cache_creation_tokens.min(rest);
         let spoken = amounts.output_audio_tokens.min(amounts.output_tokens);
         [
-            (self.input, plain.max(0)),
+            (self.input, rest - written),
             (self.cached_input, cached),
             (self.cache_write, written),
             (self.audio_input, audio),
@@ -456,6 +460,22 @@ mod tests {
     }
 
     #[test]
+    fn no_token_is_paid_twice() {
+        let prices = "input=\"1\"\ncached_input=\"0.5\"\naudio_input=\"10\"\n\
+                      cached_audio_input=\"0.25\"\ncache_write=\"2\"\noutput=\"4\"";
+        let book = book(&format!("{LLM}{prices}")).unwrap();
+        let amounts = Amounts {
+            input_tokens: 1000,
+            input_cached_tokens: 900,
+            input_audio_tokens: 500,
+            input_cache_creation_tokens: 100,
+            ..Amounts::default()
+        };
+        // 400 tokens must be cached audio; 500 are cached text, 100 are audio, none is left.
+        assert_eq!(book.cost(&line(UsageKind::Llm, amounts)).micros, 100 + 250 + 1000);
+    }
+
+    #[test]
     fn speech_is_sold_by_time_by_characters_or_by_tokens() {
         let heard = |unit: &str, price: &str| {
             let book = book(&format!("{STT}unit=\"{unit}\"\nprice=\"{price}\"")).unwrap();
@@ -553,6 +573,27 @@ mod tests {
     const MOST: i64 = 1_000_000_000_000;
 
     proptest! {
+        #[test]
+        fn where_all_tokens_cost_the_same_their_parts_do_not_matter(
+            amounts in proptest::array::uniform7(0..1000_i64),
+        ) {
+            let [input_tokens, cached, written, audio, cached_audio, output_tokens, spoken] = amounts;
+            let amounts = Amounts {
+                input_tokens,
+                input_cached_tokens: cached,
+                input_cache_creation_tokens: written,
+                input_audio_tokens: audio,
+                input_cached_audio_tokens: cached_audio,
+                output_tokens,
+                output_audio_tokens: spoken,
+                ..Amounts::default()
+            };
+            let book = book(&format!("{LLM}input=\"1\"\noutput=\"1\"")).unwrap();
+            let is_metered = input_tokens > 0 || output_tokens > 0;
+            let expected = if is_metered { input_tokens + output_tokens } else { 0 };
+            prop_assert_eq!(book.cost(&line(UsageKind::Llm, amounts)).micros, expected);
+        }
+
         #[test]
         fn a_cost_equals_its_independent_sum(
             prices in proptest::array::uniform4(0..=1_000_000_000_000_i64),

@@ -198,7 +198,8 @@ fn awaited<'a>(session: &'a Session, egresses: &[Egress]) -> Option<Candidate<'a
         Some(url) if session.is_recording_found => {
             Some(Candidate { status: RecordingStatus::Ready, url: url.clone(), ..pending("") })
         }
-        Some(_) => egresses.is_empty().then(|| pending("")),
+        // An egress that failed says nothing of the worker's own file.
+        Some(_) => Some(pending("")),
         None => (session.recording_expected && egresses.is_empty()).then(|| pending("")),
     }
 }
@@ -362,6 +363,10 @@ mod tests {
         };
         let unseen = session(Some(request));
         assert_eq!(status(&unseen, &[]), RecordingStatus::Pending);
+        let failed = egress("EG_1", EgressStatus::Failed);
+        assert_eq!(status(&unseen, std::slice::from_ref(&failed)), RecordingStatus::Pending);
+        let late = Session { is_recording_given_up: true, ..unseen.clone() };
+        assert_eq!(status(&late, &[failed]), RecordingStatus::Failed);
         let found = Session { is_recording_found: true, ..unseen };
         let expected = RecordingState {
             status: RecordingStatus::Ready,

@@ -76,6 +76,7 @@ pub(super) fn usage(
     counts: UsageCounts,
 ) -> UsageEntry<'static> {
     UsageEntry {
+        index: 0,
         kind: (!kind.is_empty()).then(|| Text::from(kind)),
         model: Model { provider: provider.into(), model: model.into() },
         counts,

@@ -5,7 +5,7 @@ use uuid::Uuid;
 
 use super::cost::PriceBook;
 use super::recording::RecordingState;
-use super::transcript::{count_interruptions, last_heard, milliseconds, transcript_json, turns};
+use super::transcript::{count_interruptions, milliseconds, transcript_json, turns_and_last_heard};
 use super::usage::{UsageKind, total_usage};
 use super::{NO_COST, NO_TRANSCRIPT, NO_USAGE};
 use crate::event::{Call, Digest, Identity, Rejection, SessionEnded, SessionStarted, Text};
@@ -99,14 +99,14 @@ pub struct Session {
 ///
 /// # Errors
 ///
-/// What [`turns`] and [`total_usage`] refuse; `invalid_event` if the call ends before it began,
+/// What [`super::turns`] and [`total_usage`] refuse; `invalid_event` if the call ends before it began,
 /// or after the year 9999.
 pub fn finalize(ended: &SessionEnded<'_>, prices: &PriceBook) -> Result<Session, Rejection> {
     let call = &ended.call;
-    let turns = turns(call)?;
+    let (turns, last_heard) = turns_and_last_heard(call)?;
     let usage = total_usage(call)?;
     let cost = prices.cost(&usage);
-    let (ended_at, duration_ms) = end(call)?;
+    let (ended_at, duration_ms) = end(call, last_heard)?;
     let main = |kind| {
         let line = usage.main_line(kind);
         line.map(|line| (line.provider.clone(), line.model.clone())).unwrap_or_default()
@@ -204,7 +204,10 @@ fn in_progress(identity: &Identity<'_>, started_at: DateTime<Utc>, digest: Diges
 
 /// When the call ended and how many milliseconds it took, by the best witness there is: the
 /// event, the report's duration, the report's time, the last thing heard.
-fn end(call: &Call<'_>) -> Result<(DateTime<Utc>, i64), Rejection> {
+fn end(
+    call: &Call<'_>,
+    last_heard: Option<DateTime<Utc>>,
+) -> Result<(DateTime<Utc>, i64), Rejection> {
     let began = call.started_at;
     let (pointer, duration_ms) = if let Some(ended_at) = call.ended_at {
         ("/ended_at", span(began, ended_at))
@@ -213,7 +216,7 @@ fn end(call: &Call<'_>) -> Result<(DateTime<Utc>, i64), Rejection> {
     } else if let Some(timestamp) = call.report_timestamp {
         ("/report/timestamp", span(began, timestamp))
     } else {
-        ("/started_at", last_heard(call).map_or(0, |heard| span(began, heard).max(0)))
+        ("/started_at", last_heard.map_or(0, |heard| span(began, heard).max(0)))
     };
     let ended_at = TimeDelta::try_milliseconds(duration_ms)
         .filter(|duration| *duration >= TimeDelta::zero())
@@ -223,7 +226,8 @@ fn end(call: &Call<'_>) -> Result<(DateTime<Utc>, i64), Rejection> {
         Some(ended_at) => Ok((ended_at, duration_ms)),
         None => Err(Rejection::invalid(
             pointer,
-            "the call must end after started_at and before the year 10000: check both times",
+            "Expected a call that ends after its started_at and before the year 10000: correct \
+             started_at, or this time.",
         )),
     }
 }
@@ -236,7 +240,9 @@ fn span(from: DateTime<Utc>, to: DateTime<Utc>) -> i64 {
 
 /// A count as it is stored.
 fn count(number: impl TryInto<i32>, pointer: &str) -> Result<i32, Rejection> {
-    number.try_into().map_err(|_| Rejection::invalid(pointer, "a count must be below 2147483648"))
+    number
+        .try_into()
+        .map_err(|_| Rejection::invalid(pointer, "Expected a count below 2147483648, found more."))
 }
 
 fn named(name: String) -> Option<String> {

@@ -259,9 +259,9 @@ fn raw(json: &str) -> &RawValue {
 #[cfg(test)]
 mod tests {
     use super::super::recording::RecordingState;
-    use super::super::{PriceBook, finalize, sample};
+    use super::super::{PriceBook, finalize, sample, start};
     use super::*;
-    use crate::event::Call;
+    use crate::event::{Call, Envelope, SessionStarted};
 
     fn page_session() -> Session {
         let mut call = sample::call();
@@ -318,16 +318,28 @@ mod tests {
 
     #[test]
     fn a_session_in_progress_shows_zeros_and_nulls() {
-        let session = finalize(&sample::ended(sample::call()), &PriceBook::builtin()).unwrap();
-        let data: serde_json::Value =
-            serde_json::from_str(session_data(&session, None).get()).unwrap();
-        assert_eq!(data["finalized_at"], serde_json::Value::Null);
-        assert_eq!(data["recording_presigned_url"], serde_json::Value::Null);
-        assert_eq!(data["recording_status"], "NONE");
-        assert_eq!(data["estimated_cost_usd"], "0.000000");
-        assert_eq!(data["transcript"], serde_json::json!([]));
-        assert_eq!(data["transcript_text"], "");
-        assert_eq!(data["revision"], 0);
+        let session = start(&SessionStarted {
+            envelope: Envelope::default(),
+            identity: sample::call().identity,
+            started_at: sample::at(0.999),
+            digest: [0; 32],
+        });
+        let expected = concat!(
+            r#"{"id":0,"session_id":"01970000-0000-7000-8000-000000000001","#,
+            r#""tenant_id":"acme","character_slug":"support-bot","user":7,"#,
+            r#""room_name":"oshara-voice-support-bot-user123-abc12","origin_url":null,"#,
+            r#""metadata":{},"session_duration_seconds":0.0,"turn_count":0,"#,
+            r#""interruption_count":0,"llm_input_tokens":0,"llm_output_tokens":0,"#,
+            r#""llm_model":null,"llm_provider":null,"stt_audio_seconds":0.0,"#,
+            r#""stt_provider":null,"tts_characters":0,"tts_provider":null,"#,
+            r#""estimated_cost_usd":"0.000000","finalized_at":null,"#,
+            r#""recording_status":"NONE","recording_url":null,"#,
+            r#""recording_presigned_url":null,"transcript":[],"transcript_text":"","#,
+            r#""created_at":"2026-05-28T20:26:40Z","revision":0,"version":0,"#,
+            r#""close_reason":null,"cost_breakdown":{"lines":[],"unpriced":[]},"#,
+            r#""recording_offset_seconds":null}"#,
+        );
+        assert_eq!(session_data(&session, None).get(), expected);
     }
 
     #[test]
@@ -375,6 +387,25 @@ mod tests {
         fields.insert("transcript_truncated".to_owned(), false.into());
         fields.insert("egress_id".to_owned(), "EG_1".into());
         assert_eq!(full, expected);
+    }
+
+    #[test]
+    fn a_full_body_keeps_the_apis_order_and_adds_its_own_fields_behind() {
+        let session = page_session();
+        let at = sample::at(186.0);
+        let body = full_payload(EventType::RecordingFailed, at, &session, Some("EG_1"), "http://h");
+        let data = session_data(&session, None);
+        let data = data.get().replace(r#""recording_presigned_url":null,"#, "");
+        let expected = format!(
+            concat!(
+                r#"{{"type":"session.recording_failed","timestamp":"2026-05-28T20:29:46Z","#,
+                r#""data":{},"url":"http://h/api/billing/sessions/"#,
+                r#"01970000-0000-7000-8000-000000000001/","transcript_truncated":false,"#,
+                r#""egress_id":"EG_1"}}}}"#
+            ),
+            data.strip_suffix('}').unwrap()
+        );
+        assert_eq!(std::str::from_utf8(&body).unwrap(), expected);
     }
 
     #[test]

@@ -46,7 +46,15 @@ pub struct Turn {
 /// `untimed_turns` if no turn has a time; `invalid_event` at `/started_at` if a turn lies more
 /// than 60 s before the session or 7 days after its start.
 pub fn turns(call: &Call<'_>) -> Result<Vec<Turn>, Rejection> {
+    turns_and_last_heard(call).map(|(turns, _)| turns)
+}
+
+/// The [`turns`] of a call, and the latest time that any of them is known by.
+pub(super) fn turns_and_last_heard(
+    call: &Call<'_>,
+) -> Result<(Vec<Turn>, Option<DateTime<Utc>>), Rejection> {
     let spoken = spoken(call);
+    let last_heard = spoken.iter().filter_map(|spoken| spoken.times.last()).max();
     let starts = starts(call, &spoken)?;
     let mut turns: Vec<Turn> = spoken
         .into_iter()
@@ -61,7 +69,7 @@ pub fn turns(call: &Call<'_>) -> Result<Vec<Turn>, Rejection> {
         })
         .collect();
     turns.sort_by_key(|turn| turn.start_ms);
-    Ok(turns)
+    Ok((turns, last_heard))
 }
 
 /// `Assistant: …` / `User: …`, a line a turn. White space and line separators inside a turn
@@ -127,15 +135,6 @@ pub(super) fn count_interruptions(turns: &[Turn], started_at: DateTime<Utc>) -> 
     turns.windows(2).filter(is_interruption).count()
 }
 
-/// The latest time that any turn of the call is known by.
-pub(super) fn last_heard(call: &Call<'_>) -> Option<DateTime<Utc>> {
-    spoken(call)
-        .into_iter()
-        .flat_map(|Spoken { times, .. }| [times.made, times.began, times.ended])
-        .flatten()
-        .max()
-}
-
 /// Whole milliseconds from one time to another, rounded to the nearest.
 pub(super) fn milliseconds(from: DateTime<Utc>, to: DateTime<Utc>) -> i64 {
     let span = to - from;
@@ -182,6 +181,10 @@ impl Times {
     fn start(&self) -> Option<DateTime<Utc>> {
         self.began.or(self.made)
     }
+
+    fn last(&self) -> Option<DateTime<Utc>> {
+        [self.made, self.began, self.ended].into_iter().flatten().max()
+    }
 }
 
 impl<'a> Spoken<'a> {
@@ -199,7 +202,8 @@ impl<'a> Spoken<'a> {
     /// more of it was heard, so a later text counts, with its speaker and its mark; the times
     /// stay, because a replaced item is stamped anew.
     fn absorb(&mut self, later: Self) {
-        if !self.times.has_speech() && later.times.has_speech() {
+        let is_better = later.times.has_speech() || self.times.start().is_none();
+        if !self.times.has_speech() && is_better {
             self.times = later.times;
         }
         if !later.text.is_empty() {
@@ -290,8 +294,8 @@ fn check_range(started_at: DateTime<Utc>, time: DateTime<Utc>) -> Result<(), Rej
         return Err(Rejection::invalid(
             "/started_at",
             format!(
-                "a turn lies at {}, more than 60 seconds before or 7 days after started_at: \
-                 send the time at which this very call began, in UTC",
+                "Expected turns from 60 seconds before to 7 days after started_at, found one at \
+                 {}: send the time at which this very call began, in UTC.",
                 time.to_rfc3339_opts(chrono::SecondsFormat::Secs, true)
             ),
         ));
@@ -309,7 +313,7 @@ fn untimed(source: SourceKind) -> Rejection {
         }
         SourceKind::Messages => ("/messages", "give each message its started_at"),
     };
-    let message = format!("no turn has a time, so the transcript cannot be ordered: {what}");
+    let message = format!("Expected turns with times to order them by, found none: {what}.");
     Rejection::at(FailureCode::UntimedTurns, pointer, message)
 }
 
@@ -481,6 +485,19 @@ mod tests {
             sample::message("a", User, "hello").made(6.0).spoke(3.0, 4.0),
         ];
         assert_eq!(shown(&turns(&call).unwrap()), [(User, "hello", 3000)]);
+    }
+
+    #[test]
+    fn a_first_copy_without_any_time_takes_the_later_ones() {
+        let mut call = sample::call();
+        call.messages = vec![
+            sample::message("a", User, "hel"),
+            sample::message("b", Assistant, "before").made(1.0),
+            sample::message("a", User, "hello").made(6.0),
+            sample::message("a", User, "hello").made(9.0),
+        ];
+        let expected = [(Assistant, "before", 1000), (User, "hello", 6000)];
+        assert_eq!(shown(&turns(&call).unwrap()), expected);
     }
 
     #[test]

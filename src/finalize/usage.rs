@@ -10,6 +10,9 @@ use crate::event::{Call, Rejection, SourceKind, UsageCounts, UsageEntry};
 /// audio). What is above is no measurement, and would overflow the sums.
 const MOST: i64 = 1_000_000_000_000;
 
+/// The entry's number that is sent in seconds and kept in microseconds.
+const AUDIO: &str = "audio_duration";
+
 /// What a provider is called, by what SDKs call it: a name or the host of its API, in lower case.
 const PROVIDERS: [(&str, &str); 24] = [
     ("amazon polly", "aws"),
@@ -176,7 +179,8 @@ pub fn total_usage(call: &Call<'_>) -> Result<Usage, Rejection> {
     let mut usage = Usage::default();
     let mut places: HashMap<(UsageKind, String, String), usize> = HashMap::new();
     let mut totals: HashMap<UsageKind, Amounts> = HashMap::new();
-    for (index, entry) in call.usage.iter().enumerate() {
+    for entry in &call.usage {
+        let index = entry.index;
         let (provider, model) =
             fold_alias(entry.model.provider.as_str(), entry.model.model.as_str());
         let Some(kind) = kind_of(entry, || voices.contains(&(provider.clone(), model.clone())))
@@ -260,13 +264,20 @@ fn check_cached(
     }
     Err(Rejection::invalid(
         pointer(source, index, "input_cached_tokens"),
-        "input_cached_tokens is more than input_tokens: send input_tokens with the cached ones \
-         included",
+        "Expected at most input_tokens, found more cached tokens: send input_tokens with the \
+         cached ones included.",
     ))
 }
 
 fn beyond_measure(source: SourceKind, index: usize, name: &'static str) -> Rejection {
-    let message = format!("{name} must not be negative, and not above {MOST} in the whole call");
+    let most = match name {
+        AUDIO => format!("{} seconds", MOST / 1_000_000),
+        _ => MOST.to_string(),
+    };
+    let message = format!(
+        "Expected from 0 to {most} in the whole call, found another number: send what was \
+         metered in this very call."
+    );
     Rejection::invalid(pointer(source, index, wire_name(source, name)), message)
 }
 
@@ -282,7 +293,7 @@ fn pointer(source: SourceKind, index: usize, name: &str) -> String {
 fn wire_name(source: SourceKind, name: &'static str) -> &'static str {
     match (source, name) {
         (SourceKind::Messages, "characters_count") => "characters",
-        (SourceKind::Messages, "audio_duration") => "audio_seconds",
+        (SourceKind::Messages, AUDIO) => "audio_seconds",
         _ => name,
     }
 }
@@ -313,7 +324,7 @@ fn add(sums: &mut Amounts, counts: &UsageCounts) -> Result<(), &'static str> {
         ("output_tokens", output_tokens, counts.output_tokens),
         ("output_audio_tokens", output_audio_tokens, counts.output_audio_tokens),
         ("characters_count", characters_count, counts.characters_count),
-        ("audio_duration", audio_us, counts.audio_us),
+        (AUDIO, audio_us, counts.audio_us),
     ];
     for (name, sum, count) in parts {
         let count = count.unwrap_or(0);
@@ -443,11 +454,13 @@ mod tests {
             let counts = UsageCounts { input_cached_tokens: Some(11), ..counts(input, 0) };
             sample::usage("llm_usage", "api.openai.com", "gpt-4o-mini", counts)
         };
-        let mut call = Call { usage: vec![entry(11), entry(10)], ..sample::call() };
+        // An entry between the two was left out: of another type.
+        let wrong = UsageEntry { index: 2, ..entry(10) };
+        let mut call = Call { usage: vec![entry(11), wrong], ..sample::call() };
         let pointer = |call: &Call<'_>| total_usage(call).unwrap_err().pointer.unwrap();
-        assert_eq!(pointer(&call), "/report/usage/1/input_cached_tokens");
+        assert_eq!(pointer(&call), "/report/usage/2/input_cached_tokens");
         call.source = SourceKind::LivekitHistory;
-        assert_eq!(pointer(&call), "/usage/1/input_cached_tokens");
+        assert_eq!(pointer(&call), "/usage/2/input_cached_tokens");
     }
 
     #[test]
@@ -466,6 +479,17 @@ mod tests {
             let rejection = total_usage(&call).unwrap_err();
             assert!(rejection.pointer.unwrap().ends_with("/characters"));
         }
+    }
+
+    #[test]
+    fn too_much_audio_is_refused_in_seconds() {
+        let call = Call {
+            usage: vec![sample::usage("stt", "deepgram", "nova-3", audio(1_000_001))],
+            ..sample::call()
+        };
+        let rejection = total_usage(&call).unwrap_err();
+        assert_eq!(rejection.pointer.as_deref(), Some("/report/usage/0/audio_duration"));
+        assert!(rejection.message.contains(" 1000000 seconds "), "{}", rejection.message);
     }
 
     #[test]

@@ -165,3 +165,54 @@ impl fmt::Display for MessageId {
         write!(f, "msg_{}", hex::encode(self.0))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Receivers tell copies of a message by its id: if this test fails, every message that is
+    /// told again after an upgrade looks like a new one.
+    #[test]
+    fn ids_stay_what_they_are_for_ever() {
+        let session_id = Uuid::from_u128(0x0197_0000_0000_7000_8000_0000_0000_0001);
+        let endpoint_id = Uuid::from_u128(2);
+        let at = DateTime::from_timestamp(1_780_000_000, 123_456_000).unwrap();
+        let recording = |outcome| MessageKey::Recording { session_id, egress_id: "EG_1", outcome };
+        for (key, expected) in [
+            (
+                MessageKey::Finalized { session_id, revision: 1 },
+                "msg_3e938bbb4e13f1a7bc0e5b22487b9607",
+            ),
+            (
+                MessageKey::Finalized { session_id, revision: 2 },
+                "msg_fd34a98289499a077568067bf1917377",
+            ),
+            (recording(EventType::RecordingReady), "msg_aa097ac8d940f0377c8ae006a6fcadd8"),
+            (recording(EventType::RecordingFailed), "msg_98c1818acd26059c28d9b66529dfc61a"),
+            (
+                MessageKey::Ping { endpoint_id, nonce: Uuid::from_u128(3) },
+                "msg_72f9d8199e59ce3045583389c3788cb5",
+            ),
+            (MessageKey::Disabled { endpoint_id, at }, "msg_8933a007092c9b31e54df79881beb89d"),
+        ] {
+            let id = MessageId::new(Uuid::from_u128(9), &key);
+            assert_eq!(id.to_string(), expected, "{key:?}");
+            assert_eq!(MessageId::parse(expected), Some(id));
+        }
+    }
+
+    #[test]
+    fn each_installation_has_ids_of_its_own() {
+        let key = MessageKey::Finalized { session_id: Uuid::from_u128(1), revision: 1 };
+        let of = |installation| MessageId::new(Uuid::from_u128(installation), &key);
+        assert_ne!(of(1), of(2));
+        assert_eq!(of(1), of(1));
+    }
+
+    #[test]
+    fn what_is_no_id_is_not_read_as_one() {
+        for text in ["", "msg_", "0123456789abcdef0123456789abcdef", "msg_0123", "msg_zz"] {
+            assert_eq!(MessageId::parse(text), None, "{text}");
+        }
+    }
+}

@@ -3,6 +3,7 @@
 
 mod api;
 mod architecture;
+mod calls;
 mod cli;
 mod harness;
 mod merge;
