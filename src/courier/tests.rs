@@ -435,6 +435,25 @@ async fn a_shutdown_finishes_what_is_in_flight_and_gives_back_the_rest() {
 }
 
 #[tokio::test]
+async fn a_shutdown_ends_although_results_cannot_be_written() {
+    let receiver =
+        Receiver::start(|_| Reply::Say(429, "retry-after: 900\r\n", String::new())).await;
+    let mut world = World::new();
+    world.courier.as_mut().unwrap().parts.attempt_deadline = Duration::from_millis(500);
+    world.run();
+    world.until(|world| world.desk.lively_process().is_some()).await;
+    world.table.takes_nothing.store(true, Ordering::SeqCst);
+    // Each puts off all that wait for it, and more than fit into the recorder's hands.
+    for number in 1..=12 {
+        let endpoint = world.add_endpoint(number, &receiver.url());
+        (0..256).for_each(|_| assert!(world.hand_over(endpoint).1));
+    }
+    world.until(|world| world.desk.is_paused(Uuid::from_u128(1))).await;
+    world.stop().await;
+    assert!(world.table.lock().processes.is_empty(), "it took its leave");
+}
+
+#[tokio::test]
 async fn an_endpoint_that_changed_is_seen_within_a_second() {
     let (mut old, mut new) = (Receiver::start(|_| ok()).await, Receiver::start(|_| ok()).await);
     let world = World::running().await;
