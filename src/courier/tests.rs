@@ -382,10 +382,12 @@ async fn a_claim_whose_answer_is_lost_is_sent_all_the_same() {
     let mut receiver = Receiver::start(|_| ok()).await;
     let world = World::running().await;
     let endpoint = world.add_endpoint(1, &receiver.url());
+    let old = world.desk.process().unwrap();
     world.table.loses_claims.store(true, Ordering::SeqCst);
     let owed = world.add_delivery(endpoint, 0);
-    world.until(|world| !world.table.loses_claims.load(Ordering::SeqCst)).await;
-    // What the lost id held is free when its time is over.
+    world.until(|world| world.row(&owed).process == Some(old)).await;
+    // What that id held is free when its time is over, and only then.
+    world.until(|world| world.desk.lively_process().is_some_and(|new| new != old)).await;
     world.clock.advance(11);
     receiver.next().await;
     assert_eq!(world.attempted(&owed, 1).await.next, Next::Done);
