@@ -249,7 +249,7 @@ async fn processes_that_are_killed_lose_nothing(test: TestStore) {
 async fn a_process_that_is_told_to_stop_while_the_database_is_away_does_so_soon() {
     let test = postgres().await;
     let database = Proxy::to(&test.url).await;
-    // More in hand than intake takes.
+    // More in hand than intake takes at once.
     let site = Site::with_broker(test).await.with("FINALIZER_PREFETCH", "2000");
     let site = site.with("FINALIZER_DATABASE_URL", &database.url);
     let process = site.start().await;

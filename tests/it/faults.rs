@@ -93,11 +93,31 @@ async fn a_commit_whose_answer_is_lost_is_told_once() {
     let session_id = fresh_id();
     site.broker().publish(&bytes_of(&[ended(session_id)])).await;
     until("it is told", async || !receiver.told().is_empty()).await;
-    assert_eq!(database.lost_answers(), 1);
+    assert_eq!(database.caught(), 1);
     process.stop().await;
     assert_eq!(receiver.told().len(), 1);
     assert_eq!(site.failures().await, []);
     assert!(site.broker().is_all_acknowledged().await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_shutdown_waits_for_a_commit_under_way_and_leaves_nothing_in_its_hands() {
+    let (site, database) = site_behind_a_network(true).await;
+    let receiver = Receiver::start().await;
+    site.subscribe(&receiver).await;
+    let mut process = site.start().await;
+    database.hold("COMMIT");
+    let session_id = fresh_id();
+    site.broker().publish(&bytes_of(&[ended(session_id)])).await;
+    until("the commit is under way", async || database.caught() == 1).await;
+    process.terminate();
+    until("the API is closed", async || !process.is_listening().await).await;
+    database.let_go();
+    assert!(process.ended().await.success(), "{}", process.log());
+    assert_eq!(site.finalized(&[session_id]).await, 1);
+    assert!(site.broker().is_all_acknowledged().await);
+    let left_behind = site.test.store.rescue(SystemClock::machine_now()).await.unwrap();
+    assert_eq!(left_behind, 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]

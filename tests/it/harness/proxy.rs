@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 use url::Url;
 
@@ -29,11 +29,21 @@ pub(crate) struct Proxy {
     _carrying: JoinSet<()>,
 }
 
-/// What to lose the answer to.
+/// What happens to one request.
+#[derive(Debug, Clone, Copy)]
+enum Catch {
+    /// It is done, and its connection breaks before the answer.
+    LoseAnswer,
+    /// It waits until it is let go.
+    Hold,
+}
+
+/// The text of a request, and what happens to the next one with that text.
 #[derive(Default)]
 struct Trap {
-    request: Mutex<Option<&'static str>>,
+    set: Mutex<Option<(&'static str, Catch)>>,
     sprung: AtomicUsize,
+    let_go: Notify,
 }
 
 impl Proxy {
@@ -72,25 +82,31 @@ impl Proxy {
     /// The next request with this text reaches the server, and is done there; its connection
     /// breaks before the answer.
     pub(crate) fn lose_the_answer_to(&self, request: &'static str) {
-        *self.trap.request.lock().unwrap() = Some(request);
+        *self.trap.set.lock().unwrap() = Some((request, Catch::LoseAnswer));
     }
 
-    /// How many answers have been lost.
-    pub(crate) fn lost_answers(&self) -> usize {
+    /// The next request with this text does not reach the server until it is let go.
+    pub(crate) fn hold(&self, request: &'static str) {
+        *self.trap.set.lock().unwrap() = Some((request, Catch::Hold));
+    }
+
+    pub(crate) fn let_go(&self) {
+        self.trap.let_go.notify_one();
+    }
+
+    /// How many requests have been caught.
+    pub(crate) fn caught(&self) -> usize {
         self.trap.sprung.load(Ordering::SeqCst)
     }
 }
 
 impl Trap {
-    fn springs_on(&self, bytes: &[u8]) -> bool {
-        let mut request = self.request.lock().unwrap();
-        let is_there = request.is_some_and(|request| {
+    fn springs_on(&self, bytes: &[u8]) -> Option<Catch> {
+        let caught = self.set.lock().unwrap().take_if(|(request, _)| {
             bytes.windows(request.len()).any(|window| window == request.as_bytes())
         });
-        if is_there {
-            *request = None;
-        }
-        is_there
+        self.sprung.fetch_add(usize::from(caught.is_some()), Ordering::SeqCst);
+        caught.map(|(_, catch)| catch)
     }
 }
 
@@ -115,13 +131,14 @@ async fn carry(
             read = client.read(&mut asked) => {
                 let Ok(1..) = read else { return };
                 let bytes = &asked[..read.unwrap()];
-                let is_sprung = trap.springs_on(bytes);
+                let catch = trap.springs_on(bytes);
+                if let Some(Catch::Hold) = catch {
+                    trap.let_go.notified().await;
+                }
                 if server.write_all(bytes).await.is_err() { return }
-                if is_sprung {
+                if let Some(Catch::LoseAnswer) = catch {
                     // The answer is there: the request is done. Nobody will ever read it.
-                    drop(server.read(&mut answered).await);
-                    trap.sprung.fetch_add(1, Ordering::SeqCst);
-                    return;
+                    return drop(server.read(&mut answered).await);
                 }
             }
             read = server.read(&mut answered) => {

@@ -17,6 +17,7 @@ use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 use serde_json::Value;
 use tempfile::TempDir;
+use tokio::net::TcpStream;
 use uuid::Uuid;
 
 use super::broker::Broker;
@@ -150,6 +151,11 @@ impl Process {
     /// Somebody who calls its API as staff.
     pub(crate) fn caller(&self) -> Caller {
         Caller::new(&self.url().unwrap(), &self.key)
+    }
+
+    pub(crate) async fn is_listening(&self) -> bool {
+        let url = self.url().unwrap();
+        TcpStream::connect(url.strip_prefix("http://").unwrap()).await.is_ok()
     }
 
     /// Everything it has logged.
