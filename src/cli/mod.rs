@@ -17,6 +17,7 @@ mod sessions;
 use std::io;
 use std::process::ExitCode;
 
+use clap::error::ErrorKind;
 use clap::{Parser, Subcommand};
 use tracing::level_filters::LevelFilter;
 
@@ -165,11 +166,7 @@ impl Stop {
 pub fn main() -> ExitCode {
     let line = match CommandLine::try_parse() {
         Ok(line) => line,
-        Err(error) => {
-            // Help and version come this way, too. Nobody is left to tell if it cannot be shown.
-            let _ = error.print();
-            return ExitCode::from(u8::from(error.use_stderr()) * 2);
-        }
+        Err(error) => return misread(&error),
     };
     let level =
         if matches!(line.command, Command::Run(_)) { LevelFilter::INFO } else { LevelFilter::WARN };
@@ -182,6 +179,31 @@ pub fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(stop) => stop.told(),
     }
+}
+
+/// Shows help and version, or says in one sentence what is wrong with the command line.
+fn misread(error: &clap::Error) -> ExitCode {
+    if error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand || !error.use_stderr() {
+        // Nobody is left to tell if it cannot be shown.
+        let _ = error.print();
+        return ExitCode::from(u8::from(error.use_stderr()) * 2);
+    }
+    output::remark(one_sentence(&error.render().to_string()));
+    ExitCode::from(2)
+}
+
+/// What `clap` says on many lines, without the usage that follows it.
+fn one_sentence(text: &str) -> String {
+    let is_said = |line: &&str| !line.starts_with("Usage:");
+    let lines = text.lines().map(str::trim).take_while(is_said);
+    let mut sentence = String::new();
+    for line in lines.filter(|line| !line.is_empty() && !line.starts_with("For more information")) {
+        if !sentence.is_empty() {
+            sentence.push_str(if sentence.ends_with(':') { " " } else { "; " });
+        }
+        sentence.push_str(line);
+    }
+    sentence
 }
 
 impl Command {

@@ -326,7 +326,7 @@ impl Merge<'_> {
         let found = best_match(row, self.world.sessions.values());
         let is_better =
             found.is_some_and(|(_, clue)| row.joined_by.is_none_or(|known| clue > known));
-        if !is_better && !(is_open && is_by_room) {
+        if !(is_better || is_open && is_by_room) {
             return false;
         }
         let (session_id, joined_by) = found.unzip();
@@ -466,8 +466,8 @@ fn other_content(event: &Session) -> Rejection {
         session_id: Some(event.session_id),
         ..Rejection::new(
             FailureCode::ConflictingEvent,
-            "The session is already finalized from an event with other content and stays as it \
-             is; if this event is the right one, replay it with --supersede.",
+            "The session is already finalized from an event with other content, and stays as it \
+             is: give every call a session_id of its own, and send an event again as it was.",
         )
     }
 }

@@ -305,7 +305,7 @@ pub(super) fn failed(error: sqlx::Error) -> StoreError {
     // their low byte.
     let primary = error
         .as_database_error()
-        .and_then(|error| error.code())
+        .and_then(sqlx::error::DatabaseError::code)
         .and_then(|code| code.parse::<u32>().ok())
         .map(|code| code & 0xff);
     match primary {
