@@ -42,6 +42,19 @@ impl JoinedEgress {
     }
 }
 
+impl JoinedEgress {
+    /// Whether anything said of the session can change where this recording belongs.
+    pub(super) fn may_concern(&self, session: &Session) -> bool {
+        let has_room =
+            |known: &Option<String>, wanted: &Option<String>| known.is_some() && known == wanted;
+        self.session_id == Some(session.session_id)
+            || self.named_session_id == Some(session.session_id)
+            || session.recording_egress_id.as_deref() == Some(&self.egress.egress_id)
+            || has_room(&self.egress.room_id, &session.room_id)
+            || has_room(&self.egress.room_name, &session.room_name)
+    }
+}
+
 impl JoinedBy {
     /// The number it is stored as.
     pub fn as_number(self) -> i16 {

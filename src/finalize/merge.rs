@@ -294,7 +294,9 @@ impl Merge<'_> {
 
     /// A session has said something new of itself: which recordings are its own?
     fn join_session(&mut self, session_id: Uuid) {
-        let waiting: Vec<String> = self.world.egresses.keys().cloned().collect();
+        let session = &self.world.sessions[&session_id];
+        let near = self.world.egresses.iter().filter(|(_, row)| row.may_concern(session));
+        let waiting: Vec<String> = near.map(|(egress_id, _)| egress_id.clone()).collect();
         for egress_id in waiting {
             let Some(mut row) = self.world.egresses.get(&egress_id).cloned() else { continue };
             let left = row.session_id;
@@ -326,7 +328,8 @@ impl Merge<'_> {
         let found = best_match(row, self.world.sessions.values());
         let is_better =
             found.is_some_and(|(_, clue)| row.joined_by.is_none_or(|known| clue > known));
-        if !(is_better || is_open && is_by_room) {
+        let may_change = is_better || (is_open && is_by_room);
+        if !may_change {
             return false;
         }
         let (session_id, joined_by) = found.unzip();
