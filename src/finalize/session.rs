@@ -223,7 +223,7 @@ fn end(call: &Call<'_>) -> Result<(DateTime<Utc>, i64), Rejection> {
         Some(ended_at) => Ok((ended_at, duration_ms)),
         None => Err(Rejection::invalid(
             pointer,
-            "the call must end after started_at and before the year 10000: check both times",
+            "The call must end after started_at and before the year 10000: check both times.",
         )),
     }
 }
@@ -236,7 +236,7 @@ fn span(from: DateTime<Utc>, to: DateTime<Utc>) -> i64 {
 
 /// A count as it is stored.
 fn count(number: impl TryInto<i32>, pointer: &str) -> Result<i32, Rejection> {
-    number.try_into().map_err(|_| Rejection::invalid(pointer, "a count must be below 2147483648"))
+    number.try_into().map_err(|_| Rejection::invalid(pointer, "A count must be below 2147483648."))
 }
 
 fn named(name: String) -> Option<String> {

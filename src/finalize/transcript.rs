@@ -290,8 +290,8 @@ fn check_range(started_at: DateTime<Utc>, time: DateTime<Utc>) -> Result<(), Rej
         return Err(Rejection::invalid(
             "/started_at",
             format!(
-                "a turn lies at {}, more than 60 seconds before or 7 days after started_at: \
-                 send the time at which this very call began, in UTC",
+                "A turn lies at {}, more than 60 seconds before or 7 days after started_at: \
+                 send the time at which this very call began, in UTC.",
                 time.to_rfc3339_opts(chrono::SecondsFormat::Secs, true)
             ),
         ));
@@ -309,7 +309,7 @@ fn untimed(source: SourceKind) -> Rejection {
         }
         SourceKind::Messages => ("/messages", "give each message its started_at"),
     };
-    let message = format!("no turn has a time, so the transcript cannot be ordered: {what}");
+    let message = format!("No turn has a time, so the transcript cannot be ordered: {what}.");
     Rejection::at(FailureCode::UntimedTurns, pointer, message)
 }
 

@@ -260,13 +260,13 @@ fn check_cached(
     }
     Err(Rejection::invalid(
         pointer(source, index, "input_cached_tokens"),
-        "input_cached_tokens is more than input_tokens: send input_tokens with the cached ones \
-         included",
+        "There are more cached than input tokens: send input_tokens with the cached ones \
+         included.",
     ))
 }
 
 fn beyond_measure(source: SourceKind, index: usize, name: &'static str) -> Rejection {
-    let message = format!("{name} must not be negative, and not above {MOST} in the whole call");
+    let message = format!("Expected {name} not negative, and not above {MOST} in the whole call.");
     Rejection::invalid(pointer(source, index, wire_name(source, name)), message)
 }
 
