@@ -147,7 +147,31 @@ pub(super) fn plain(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::plain;
+    use super::*;
+
+    #[test]
+    fn only_sentences_are_wrapped_and_only_where_there_is_room() {
+        let sentence = "Expected an integer of 64 bits, found a string.";
+        let shown = |terminal| {
+            let mut table = Table::new();
+            table.load_style(presets::NOTHING);
+            table.set_content_arrangement(ContentArrangement::Disabled);
+            table.add_row(["01a2070c-b87c-7cd5-a530-6a929e457f35", sentence]);
+            wrap_last_column(&mut table, terminal);
+            table.trim_fmt()
+        };
+        assert_eq!(shown(200).lines().count(), 1);
+        let wrapped = shown(80);
+        assert!(wrapped.lines().count() == 2 && wrapped.contains("b87c-7cd5-a530"), "{wrapped}");
+        assert!(wrapped.lines().all(|line| line.chars().count() <= 80), "{wrapped}");
+        assert_eq!(shown(40).lines().count(), 1, "too narrow to be of use");
+    }
+
+    #[test]
+    fn a_time_in_a_table_ends_with_its_seconds() {
+        let object = serde_json::json!({ "last_seen_at": "2026-11-23T06:16:43.901386Z" });
+        assert_eq!(cell(&object, "last_seen_at"), "2026-11-23T06:16:43Z");
+    }
 
     #[test]
     fn text_from_outside_cannot_steer_the_terminal() {

@@ -409,6 +409,23 @@ fn a_dependency_that_is_not_there_ends_with_three() {
     }
 }
 
+#[tokio::test]
+async fn a_postgres_is_brought_up_to_date_by_migrate_and_by_nothing_else() {
+    let desk = Desk::new();
+    let url = crate::harness::empty_postgres().await;
+    let key = "0123456789abcdef".repeat(4);
+    let store = ["--database-url", url.as_str()];
+    let run = [&["run", "--listen", "127.0.0.1:0", "--secret-key", &key], &store[..]].concat();
+    for arguments in [run, [&["keys", "create", "--user", "7"], &store[..]].concat()] {
+        let run = desk.run(&arguments).ended(3);
+        assert!(run.err.contains("run `finalizer migrate`"), "{arguments:?}: {}", run.err);
+    }
+    desk.run(&[&["migrate"], &store[..]].concat()).ended(0);
+    desk.run(&[&["keys", "create", "--user", "7"], &store[..]].concat()).ended(0);
+    let list = desk.run(&[&["keys", "list", "--json"], &store[..]].concat()).ended(0);
+    assert_eq!(list.data()[0]["user"], 7);
+}
+
 #[test]
 fn a_bucket_that_is_not_there_is_said_in_one_line() {
     let desk = Desk::new();

@@ -37,7 +37,7 @@ pub enum BrokerError {
     )]
     Refused(String),
     /// It is away.
-    #[error("the broker is not answering: {0}")]
+    #[error("the broker cannot be used: {0}")]
     Away(#[from] lapin::Error),
     /// It does not answer in time.
     #[error("the broker did not answer within {0:?}")]
