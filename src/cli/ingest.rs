@@ -67,7 +67,7 @@ impl IngestCommand {
         let bar = files::progress(&self.files);
         let tally = self.feed(&intake, &bar).await?;
         drop(intake);
-        batches.await.map_err(anyhow::Error::from)?;
+        batches.await.map_err(anyhow::Error::from)?.map_err(anyhow::Error::from)?;
         bar.finish_and_clear();
         tally.print(self.output)?;
         tally.verdict()

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use clap::Args;
 use clap::builder::BoolishValueParser;
 use tokio::net::TcpListener;
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::api::{self, ApiState, Authenticator, Origins};
 use crate::clock::SystemClock;
@@ -16,11 +16,13 @@ use crate::config::{
     EventSettings, LinkSettings, PlaceSettings, PriceSettings, Role, SecretSettings, StoreSettings,
     WebhookSettings,
 };
-use crate::courier::{self, ATTEMPT_DEADLINE, Client, ClientOptions, Courier, CourierParts};
+use crate::courier::{
+    self, ATTEMPT_DEADLINE, Client, ClientOptions, Courier, CourierDied, CourierParts,
+};
 use crate::finalize::PriceBook;
 use crate::health::Health;
 use crate::intake::amqp::{self, AmqpSettings};
-use crate::intake::{self, Intake, IntakeParts, NoDesk};
+use crate::intake::{self, Intake, IntakeDied, IntakeParts, NoDesk};
 use crate::recordings::{Places, PlacesSettings};
 use crate::secrets::Keyring;
 use crate::shutdown::{self, Tasks};
@@ -198,9 +200,15 @@ struct Parts<'a> {
     tasks: Tasks,
 }
 
+/// Ends the next stage when it is dropped for the last time.
+type Bringing = Arc<DropGuard>;
+
 impl Service {
     /// Starts all parts that the roles ask for; the API on the listener. They end when `shutdown`
     /// is cancelled, and cancel it when one of them dies.
+    ///
+    /// They end as events travel: first consumer and API, then intake, with what these gave it,
+    /// and last the courier, which takes deliveries as long as there is an intake.
     pub(super) async fn start(
         settings: &RunSettings,
         listener: Option<TcpListener>,
@@ -223,11 +231,16 @@ impl Service {
             tasks: Tasks::new(shutdown.clone()),
             shutdown,
         };
-        let desk = parts.start_courier();
-        let intake = parts.start_intake(prices, desk, listener.is_some());
-        parts.start_consumer(intake.as_ref());
+        let takes_events = settings.consumed().is_some() || listener.is_some();
+        let stop_courier =
+            if takes_events { CancellationToken::new() } else { parts.shutdown.clone() };
+        let desk = parts.start_courier(stop_courier.clone());
+        let intake =
+            takes_events.then(|| parts.start_intake(prices, desk, stop_courier.drop_guard()));
+        let bringing = intake.as_ref().map(|intake| Arc::new(intake.closing()));
+        parts.start_consumer(intake.as_ref(), bringing.clone());
         if let Some(listener) = listener {
-            parts.start_api(listener, intake, authenticator, origins);
+            parts.start_api(listener, (intake, bringing), authenticator, origins);
         }
         Ok(Self { store: parts.store, keyring: parts.keyring, tasks: parts.tasks })
     }
@@ -240,7 +253,7 @@ impl Service {
 
 impl Parts<'_> {
     /// The courier, if this process delivers, and where intake hands deliveries in.
-    fn start_courier(&mut self) -> Arc<dyn intake::Desk> {
+    fn start_courier(&mut self, stop: CancellationToken) -> Arc<dyn intake::Desk> {
         if !self.settings.has(Role::Deliver) {
             return Arc::new(NoDesk);
         }
@@ -254,20 +267,22 @@ impl Parts<'_> {
             attempt_deadline: ATTEMPT_DEADLINE,
         });
         let desk = courier.desk();
-        self.tasks.spawn("courier", courier.run(self.shutdown.clone()));
+        let shutdown = self.shutdown.clone();
+        self.tasks.spawn("courier", async move {
+            courier.run(stop).await?;
+            shutdown.cancelled().await;
+            Ok::<_, CourierDied>(())
+        });
         desk
     }
 
-    /// The intake, if anything brings it events.
+    /// The intake, which keeps the courier going.
     fn start_intake(
         &mut self,
         prices: PriceBook,
         desk: Arc<dyn intake::Desk>,
-        is_serving: bool,
-    ) -> Option<Intake> {
-        if self.settings.consumed().is_none() && !is_serving {
-            return None;
-        }
+        handing_over: DropGuard,
+    ) -> Intake {
         let parts = IntakeParts {
             store: Arc::clone(&self.store),
             clock: self.clock.clone(),
@@ -278,30 +293,37 @@ impl Parts<'_> {
             max_event_bytes: self.settings.events.max_event_bytes,
         };
         let (intake, batches) = Intake::new(parts, self.shutdown.clone());
-        self.tasks.spawn("intake", async {
-            batches.await;
-            Ok::<_, Infallible>(())
+        let shutdown = self.shutdown.clone();
+        self.tasks.spawn("intake", async move {
+            let _handing_over = handing_over;
+            batches.await?;
+            // Whoever brought events may have died: then that is what has happened.
+            shutdown.cancelled().await;
+            Ok::<_, IntakeDied>(())
         });
-        Some(intake)
+        intake
     }
 
     /// The consumer, if there is a broker to consume from.
-    fn start_consumer(&mut self, intake: Option<&Intake>) {
+    fn start_consumer(&mut self, intake: Option<&Intake>, bringing: Option<Bringing>) {
         let (Some(url), Some(intake)) = (self.settings.consumed(), intake) else { return };
         let settings = AmqpSettings {
             url: url.to_owned(),
             prefetch: self.settings.consume.prefetch,
             is_declaring: !self.settings.broker.no_declare,
         };
-        let (intake, health) = (intake.clone(), Arc::clone(&self.health));
-        let consumer = amqp::run(settings, intake, health, self.shutdown.clone());
-        self.tasks.spawn("consumer", consumer);
+        let (intake, shutdown) = (intake.clone(), self.shutdown.clone());
+        let health = Arc::clone(&self.health);
+        self.tasks.spawn("consumer", async move {
+            let _bringing = bringing;
+            amqp::run(settings, intake, health, shutdown).await
+        });
     }
 
     fn start_api(
         &mut self,
         listener: TcpListener,
-        intake: Option<Intake>,
+        (intake, bringing): (Option<Intake>, Option<Bringing>),
         authenticator: Authenticator,
         origins: Origins,
     ) {
@@ -317,6 +339,7 @@ impl Parts<'_> {
         tracing::info!(api.url = self.public_url, "the API is up");
         let shutdown = self.shutdown.clone();
         self.tasks.spawn("API", async move {
+            let _bringing = bringing;
             api::serve(listener, router, shutdown.cancelled_owned()).await;
             Ok::<_, Infallible>(())
         });

@@ -77,12 +77,12 @@ impl Carrier {
 
     /// The endpoint, if there is one. The outer `None`: there is not enough time left to post.
     async fn addressee(&self, job: &Job) -> Option<Option<Arc<Addressee>>> {
-        while self.office.desk.lively_process() == Some(job.process) {
+        while self.office.desk.lively_process() == Some(job.owed.process_id) {
             let found = self.directory.find(job.owed.endpoint_id).await;
             match found {
                 // The answer may have taken what time there was.
                 Ok(found) => {
-                    return (self.office.desk.lively_process() == Some(job.process))
+                    return (self.office.desk.lively_process() == Some(job.owed.process_id))
                         .then_some(found);
                 }
                 Err(_) => sleep(ASK_AGAIN).await,

@@ -56,6 +56,8 @@ pub(super) struct Slots {
 #[derive(Default)]
 struct State {
     life: Option<Life>,
+    /// The last id that was to be given up at once.
+    disowned: Option<Uuid>,
     is_closed: bool,
     held: HashMap<Uuid, Held>,
     total: usize,
@@ -86,28 +88,18 @@ impl Desk {
 
     /// Takes deliveries that were reserved and are now committed.
     pub fn accept(&self, owed: Vec<Owed>) {
-        let process = self.state().life.map(|life| life.process);
-        if let Some(process) = process {
-            let job = |owed| Job { owed, process, is_claimed: false };
-            self.arrive(owed.into_iter().map(job).collect());
-        } else {
-            // The id they were reserved under has run out: whoever rescues them sends them.
-            for owed in owed {
-                self.cancel(owed.endpoint_id);
-            }
-        }
+        self.arrive(owed.into_iter().map(|owed| Job { owed, is_claimed: false }).collect());
     }
 
-    /// Takes deliveries that were claimed under this id.
-    pub(super) fn accept_claimed(&self, owed: Vec<Owed>, process: Uuid) {
+    /// Takes deliveries that were claimed.
+    pub(super) fn accept_claimed(&self, owed: Vec<Owed>) {
         let mut state = self.state();
         for owed in &owed {
             state.held.entry(owed.endpoint_id).or_default().claimed += 1;
             state.total += 1;
         }
         drop(state);
-        let job = |owed| Job { owed, process, is_claimed: true };
-        self.arrive(owed.into_iter().map(job).collect());
+        self.arrive(owed.into_iter().map(|owed| Job { owed, is_claimed: true }).collect());
     }
 
     fn arrive(&self, jobs: Vec<Job>) {
@@ -163,10 +155,22 @@ impl Desk {
         self.state().paused.get(&endpoint_id).is_some_and(|until| *until > now)
     }
 
-    /// The process lives until then, under this id.
+    /// The process lives until then, under this id; unless that was disowned while it was being
+    /// renewed.
     pub(super) fn live(&self, life: Life) {
-        self.state().life = Some(life);
+        let mut state = self.state();
+        if state.disowned != Some(life.process) {
+            state.life = Some(life);
+        }
+        drop(state);
         self.changed.notify_one();
+    }
+
+    /// Waits until this id is disowned.
+    pub(super) async fn is_disowned(&self, process: Uuid) {
+        while self.state().disowned != Some(process) {
+            self.disowned.notified().await;
+        }
     }
 
     /// The process has lost its id, and with it everything it holds.
@@ -238,9 +242,17 @@ impl HandOff for Desk {
         self.state().release(endpoint_id, false);
     }
 
-    fn disown(&self) {
-        self.lose();
+    fn disown(&self, process_id: Uuid) {
+        let mut state = self.state();
+        if state.life.is_none_or(|life| life.process != process_id) {
+            // It was lost in the meantime.
+            return;
+        }
+        state.disowned = Some(process_id);
+        state.life = None;
+        drop(state);
         self.disowned.notify_one();
+        self.changed.notify_one();
     }
 }
 
@@ -272,6 +284,19 @@ mod tests {
         desk.live(alive(10));
         desk.lose();
         assert_eq!(desk.reserve(endpoint(7)), None);
+    }
+
+    #[test]
+    fn an_id_that_is_disowned_does_not_come_back_and_takes_no_other_with_it() {
+        let desk = desk();
+        desk.live(alive(10));
+        desk.disown(Uuid::from_u128(2));
+        assert_eq!(desk.process(), Some(Uuid::from_u128(1)));
+        desk.disown(Uuid::from_u128(1));
+        desk.live(alive(10));
+        assert_eq!(desk.process(), None, "it was being renewed");
+        desk.live(Life { process: Uuid::from_u128(3), ..alive(10) });
+        assert_eq!(desk.process(), Some(Uuid::from_u128(3)));
     }
 
     #[test]
@@ -311,6 +336,7 @@ mod tests {
         assert!(desk.reserve(endpoint(7)).is_some());
         desk.accept(vec![Owed {
             delivery_id: Uuid::nil(),
+            process_id: Uuid::from_u128(1),
             message_id: crate::webhook::MessageId([0; 16]),
             endpoint_id: endpoint(7),
             event_type: crate::webhook::EventType::SessionFinalized,

@@ -34,7 +34,7 @@ impl Heart {
                 self.office.desk.live(life);
                 tokio::select! {
                     () = self.keep(life) => {}
-                    () = self.office.desk.disowned.notified() => {}
+                    () = self.office.desk.is_disowned(life.process) => {}
                 }
                 self.office.desk.lose();
                 tracing::warn!(

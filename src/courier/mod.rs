@@ -26,7 +26,7 @@ use std::time::Duration;
 
 use tokio::sync::mpsc;
 use tokio::task::{JoinError, JoinSet};
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
@@ -122,7 +122,8 @@ impl Courier {
         let carrier = Carrier { office: office.clone(), client, directory, entries, deadline };
         let round = Round::new(Arc::new(carrier), arrivals);
         let ran = tokio::select! {
-            () = round.run(shutdown) => Ok(()),
+            () = round.run(shutdown.clone()) => Ok(()),
+            () = overdue(shutdown, deadline + AFTER_DEADLINE) => Ok(()),
             died = death(&mut helpers) => Err(died),
             died = death(&mut recording) => Err(died),
         };
@@ -157,6 +158,13 @@ impl Office {
             Err(_) => tracing::warn!("left without a word to the database: no answer in time"),
         }
     }
+}
+
+/// Waits until the time for attempts in flight at the shutdown is over.
+async fn overdue(shutdown: CancellationToken, grace: Duration) {
+    shutdown.cancelled().await;
+    sleep(grace).await;
+    tracing::warn!("attempts in flight were cut off: those webhooks go out again");
 }
 
 /// Waits until one of the tasks dies; an end without a panic is none.
@@ -198,16 +206,13 @@ impl Round {
             self.drop_lost();
             self.start();
         }
-        let grace = carrier.deadline + AFTER_DEADLINE;
-        if timeout(grace, self.stop()).await.is_err() {
-            tracing::warn!("attempts in flight were cut off: those webhooks go out again");
-        }
+        self.stop().await;
     }
 
     async fn arrive(&mut self, jobs: Vec<Job>) {
         self.drop_lost();
         for job in jobs {
-            if Some(job.process) != self.process {
+            if Some(job.owed.process_id) != self.process {
                 self.carrier.office.desk.free(&job);
             } else if self.carrier.office.desk.is_paused(job.owed.endpoint_id) {
                 self.give_back(job).await;

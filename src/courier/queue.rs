@@ -18,8 +18,6 @@ const SHARE_OF_FREE: usize = 8;
 #[derive(Debug, Clone)]
 pub(super) struct Job {
     pub(super) owed: Owed,
-    /// The id under which this process holds it.
-    pub(super) process: Uuid,
     /// It was claimed from the table, not handed over by intake.
     pub(super) is_claimed: bool,
 }
@@ -187,13 +185,14 @@ mod tests {
     fn job(endpoint: u128, attempts: u32) -> Job {
         let owed = Owed {
             delivery_id: Uuid::nil(),
+            process_id: Uuid::nil(),
             message_id: MessageId([0; 16]),
             endpoint_id: Uuid::from_u128(endpoint),
             event_type: EventType::SessionFinalized,
             body: Bytes::new(),
             attempts,
         };
-        Job { owed, process: Uuid::nil(), is_claimed: attempts > 0 }
+        Job { owed, is_claimed: attempts > 0 }
     }
 
     fn start_all(queues: &mut Queues) -> Vec<(Place, Job)> {

@@ -57,9 +57,10 @@ impl Recorder {
 
     async fn write(&self, batch: &[Entry]) {
         // One id, except just after it was lost.
-        let processes: HashSet<Uuid> = batch.iter().map(|entry| entry.job().process).collect();
+        let processes: HashSet<Uuid> =
+            batch.iter().map(|entry| entry.job().owed.process_id).collect();
         for process in processes {
-            let of_process = || batch.iter().filter(|entry| entry.job().process == process);
+            let of_process = || batch.iter().filter(|entry| entry.job().owed.process_id == process);
             let results: Vec<AttemptResult> = of_process()
                 .filter_map(|entry| match entry {
                     Entry::Attempted { result, .. } => Some(AttemptResult::clone(result)),
@@ -157,7 +158,8 @@ fn give_up(result: &AttemptResult, error: &StoreError) {
     );
 }
 
-/// Does a unit of work, again and again while the trouble is one that passes.
+/// Does a unit of work, again and again while the trouble is one that passes, or lies with the
+/// database as a whole: a result that is dropped would leave its delivery held for good.
 async fn persist<T, F>(work: impl Fn() -> F) -> Result<T, StoreError>
 where
     F: Future<Output = Result<T, StoreError>>,
@@ -165,7 +167,7 @@ where
     let mut backoff = Backoff::default();
     loop {
         match work().await {
-            Err(StoreError::Transient(error)) => {
+            Err(error @ (StoreError::Transient(_) | StoreError::Broken(_))) => {
                 tracing::warn!("results wait for the database: {error}");
             }
             done => return done,

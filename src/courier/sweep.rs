@@ -10,7 +10,7 @@ use uuid::Uuid;
 use super::Office;
 use crate::backoff::Backoff;
 use crate::clock;
-use crate::store::StoreError;
+use crate::store::{HandOff as _, StoreError};
 
 const SWEEP_EVERY: Duration = Duration::from_secs(1);
 const RESCUE_EVERY: Duration = Duration::from_secs(3);
@@ -68,11 +68,13 @@ impl Sweeper {
         let slots = self.office.desk.slots(&due);
         let mut unfilled: HashMap<Uuid, u32> = slots.free.iter().copied().collect();
         if !slots.free.is_empty() {
-            let owed = self.office.store.claim(process, now, &slots.free).await?;
+            let claimed = self.office.store.claim(process, now, &slots.free).await;
+            // Without an answer there may be claims that nobody knows of.
+            let owed = claimed.inspect_err(|_| self.office.desk.disown(process))?;
             for owed in &owed {
                 unfilled.entry(owed.endpoint_id).and_modify(|free| *free = free.saturating_sub(1));
             }
-            self.office.desk.accept_claimed(owed, process);
+            self.office.desk.accept_claimed(owed);
         }
         let is_there_more = slots.is_any_full || unfilled.values().any(|free| *free == 0);
         if is_there_more { Ok(Pause::UntilRoom) } else { self.until_next_due().await }

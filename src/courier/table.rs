@@ -47,6 +47,8 @@ pub(super) struct Content {
 pub(super) struct Table {
     content: Mutex<Content>,
     pub(super) is_away: AtomicBool,
+    /// The next claim happens, and its answer is lost.
+    pub(super) loses_claims: AtomicBool,
     /// Calls while it was away.
     pub(super) refused: AtomicUsize,
 }
@@ -141,9 +143,12 @@ impl Store for Table {
             let count = due.len();
             for row in due {
                 row.process = Some(process);
-                claimed.push(row.owed.clone());
+                claimed.push(Owed { process_id: process, ..row.owed.clone() });
             }
             content.most_claimed = content.most_claimed.max(count);
+        }
+        if self.loses_claims.swap(false, Ordering::SeqCst) {
+            return Err(StoreError::Transient(anyhow!("the answer is lost")));
         }
         Ok(claimed)
     }

@@ -111,6 +111,7 @@ impl World {
         let delivery_id = clock::new_id(self.clock.now());
         let owed = Owed {
             delivery_id,
+            process_id: Uuid::nil(),
             message_id: MessageId(*delivery_id.as_bytes()),
             endpoint_id,
             event_type: EventType::SessionFinalized,
@@ -130,9 +131,10 @@ impl World {
     /// What intake does: reserve, commit, hand over. The delivery, and whether there was room.
     fn hand_over(&self, endpoint_id: Uuid) -> (Owed, bool) {
         let process = self.desk.reserve(endpoint_id);
-        let owed = self.add_delivery(endpoint_id, 0);
+        let mut owed = self.add_delivery(endpoint_id, 0);
         self.table.lock().rows.get_mut(&owed.delivery_id).unwrap().process = process;
-        if process.is_some() {
+        if let Some(process_id) = process {
+            owed.process_id = process_id;
             self.desk.accept(vec![owed.clone()]);
         }
         (owed, process.is_some())
@@ -370,9 +372,42 @@ async fn a_process_that_lost_its_id_takes_a_new_one_and_its_deliveries_go_out_ag
 async fn a_process_that_is_disowned_takes_a_new_id() {
     let world = World::running().await;
     let old = world.desk.process().unwrap();
-    world.desk.disown();
+    world.desk.disown(old);
     assert_eq!(world.desk.reserve(Uuid::from_u128(1)), None);
     world.until(|world| world.desk.lively_process().is_some_and(|new| new != old)).await;
+}
+
+#[tokio::test]
+async fn a_claim_whose_answer_is_lost_is_sent_all_the_same() {
+    let mut receiver = Receiver::start(|_| ok()).await;
+    let world = World::running().await;
+    let endpoint = world.add_endpoint(1, &receiver.url());
+    world.table.loses_claims.store(true, Ordering::SeqCst);
+    let owed = world.add_delivery(endpoint, 0);
+    world.until(|world| !world.table.loses_claims.load(Ordering::SeqCst)).await;
+    // What the lost id held is free when its time is over.
+    world.clock.advance(11);
+    receiver.next().await;
+    assert_eq!(world.attempted(&owed, 1).await.next, Next::Done);
+}
+
+#[tokio::test]
+async fn a_delivery_that_was_reserved_under_a_lost_id_is_left_to_whoever_rescues_it() {
+    let mut receiver = Receiver::start(|_| ok()).await;
+    let world = World::running().await;
+    let endpoint = world.add_endpoint(1, &receiver.url());
+    let lost = world.desk.reserve(endpoint).unwrap();
+    let owed = world.add_delivery(endpoint, 0);
+    world.table.lock().rows.get_mut(&owed.delivery_id).unwrap().process = Some(lost);
+    world.desk.disown(lost);
+    world.until(|world| world.desk.lively_process().is_some()).await;
+    world.desk.accept(vec![Owed { process_id: lost, ..owed.clone() }]);
+    let (other, _) = world.hand_over(endpoint);
+    world.attempted(&other, 1).await;
+    receiver.next().await;
+    assert!(receiver.already().is_none(), "its result would not count");
+    world.clock.advance(11);
+    assert_eq!(world.attempted(&owed, 1).await.next, Next::Done);
 }
 
 #[tokio::test]

@@ -1,17 +1,20 @@
 //! Gathers prepared events into batches, takes them, and answers for each.
 
+use std::panic::{AssertUnwindSafe, resume_unwind};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
 
-use super::{Disposition, IntakeParts, Patience, Ticket};
+use super::{Disposition, IntakeDied, IntakeParts, Patience, Ticket};
 use crate::backoff::Backoff;
 use crate::event::{FailureCode, Rejection};
-use crate::finalize::{Outcome, Prepared};
+use crate::finalize::{Change, Outcome, Prepared};
 use crate::store::{Batch, StoreError, Terms};
 
 /// Transactions in flight; while they are, the next batch gathers. Two keep PostgreSQL and this
@@ -27,40 +30,49 @@ const BATCH_BYTES: usize = 4 << 20;
 /// How often recordings without a session are looked at again, whatever happened.
 const JOIN_EVERY: Duration = Duration::from_mins(1);
 
-/// Takes batches until the last sender of tickets is gone, or `shutdown`.
+/// Takes batches until the last sender of tickets is gone, or `closed`; those that are under way
+/// then are finished. Dies of a panic, because whoever waits for an answer that died with it
+/// would wait for ever.
 pub(super) async fn run(
     parts: Arc<IntakeParts>,
     mut waiting: mpsc::Receiver<Ticket>,
-    is_paused: Arc<AtomicBool>,
+    held_batches: Arc<AtomicUsize>,
     shutdown: CancellationToken,
-) {
+    closed: CancellationToken,
+) -> Result<(), IntakeDied> {
     let transactions = Arc::new(Semaphore::new(TRANSACTIONS));
-    let taker = Taker { parts, is_paused, shutdown: shutdown.clone() };
-    let mut batches = JoinSet::new();
-    let sweeping = tokio::spawn(taker.clone().join_now_and_then());
+    let taker = Taker { parts, held_batches, shutdown };
+    let (mut batches, mut sweeping) = (JoinSet::new(), JoinSet::new());
+    sweeping.spawn(taker.clone().join_now_and_then());
     loop {
-        let Ok(turn) = transactions.clone().acquire_owned().await else { break };
-        let batch = tokio::select! {
-            batch = gather(&mut waiting) => batch,
-            () = shutdown.cancelled() => break,
+        let next = async {
+            let turn = Arc::clone(&transactions).acquire_owned().await.ok()?;
+            Some((turn, gather(&mut waiting).await?))
         };
-        if batch.is_empty() {
-            break;
+        tokio::select! {
+            next = next => {
+                let Some((turn, batch)) = next else { break };
+                let taker = taker.clone();
+                batches.spawn(async move {
+                    taker.take(batch).await;
+                    drop(turn);
+                });
+            }
+            Some(ended) = batches.join_next() => ended.map_err(IntakeDied::of)?,
+            Some(ended) = sweeping.join_next() => ended.map_err(IntakeDied::of)?,
+            () = closed.cancelled() => break,
         }
-        let taker = taker.clone();
-        batches.spawn(async move {
-            taker.take(batch).await;
-            drop(turn);
-        });
-        while batches.try_join_next().is_some() {}
     }
-    sweeping.abort();
-    while batches.join_next().await.is_some() {}
+    while let Some(ended) = batches.join_next().await {
+        ended.map_err(IntakeDied::of)?;
+    }
+    Ok(())
 }
 
-/// The next batch: waits for one event, then takes what is there. Empty: there will be no more.
-async fn gather(waiting: &mut mpsc::Receiver<Ticket>) -> Vec<Ticket> {
-    let Some(first) = waiting.recv().await else { return Vec::new() };
+/// The next batch: waits for one event, then takes what is there. `None`: there will be no more.
+/// Nothing is lost when it is dropped while it waits.
+async fn gather(waiting: &mut mpsc::Receiver<Ticket>) -> Option<Vec<Ticket>> {
+    let first = waiting.recv().await?;
     let mut bytes = first.prepared.raw.len();
     let mut batch = vec![first];
     while batch.len() < BATCH_EVENTS && bytes < BATCH_BYTES {
@@ -68,49 +80,85 @@ async fn gather(waiting: &mut mpsc::Receiver<Ticket>) -> Vec<Ticket> {
         bytes += ticket.prepared.raw.len();
         batch.push(ticket);
     }
-    batch
+    Some(batch)
 }
 
 /// Takes batches to the store.
 #[derive(Clone)]
 struct Taker {
     parts: Arc<IntakeParts>,
-    is_paused: Arc<AtomicBool>,
+    held_batches: Arc<AtomicUsize>,
     shutdown: CancellationToken,
 }
 
+/// A batch is held back as long as this lives.
+struct Held(Arc<AtomicUsize>);
+
+impl Held {
+    fn new(held_batches: &Arc<AtomicUsize>) -> Self {
+        held_batches.fetch_add(1, Ordering::Relaxed);
+        Self(Arc::clone(held_batches))
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 impl Taker {
-    /// Takes a batch, whatever it takes. A batch that the database refuses is halved until the
-    /// bad event stands alone, and that one becomes a failure.
+    /// Takes a batch, whatever it takes. A batch that the database refuses, or that makes the
+    /// program panic, is halved until the bad event stands alone, and that one becomes a failure.
     async fn take(&self, batch: Vec<Ticket>) {
         let mut open = vec![batch];
-        let mut backoff = Backoff::default();
-        while let Some(mut batch) = open.pop() {
-            let (prepared, callers): (Vec<_>, Vec<_>) = batch.drain(..).map(Ticket::split).unzip();
-            match self.try_take(&prepared).await {
-                Ok(outcomes) => {
-                    self.is_paused.store(false, Ordering::Relaxed);
-                    backoff = Backoff::default();
+        let (mut backoff, mut held) = (Backoff::default(), None);
+        while let Some(batch) = open.pop() {
+            let (prepared, callers): (Vec<_>, Vec<_>) =
+                batch.into_iter().map(Ticket::split).unzip();
+            let taking = AssertUnwindSafe(self.try_take(&prepared)).catch_unwind();
+            match taking.await {
+                Ok(Ok(outcomes)) => {
+                    (backoff, held) = (Backoff::default(), None);
                     answer(prepared, callers, outcomes);
                 }
-                Err(StoreError::Rejected(error)) => {
-                    open.extend(halved(prepared, callers, &error));
+                Ok(Err(StoreError::Rejected(error))) if !is_bare(&prepared) => {
+                    tracing::warn!(%error, events = prepared.len(), "the database refuses events");
+                    open.extend(halved(prepared, callers, &store_rejected()));
                 }
-                Err(error) => {
-                    self.is_paused.store(true, Ordering::Relaxed);
+                Ok(Err(error)) => {
                     tracing::warn!(%error, events = prepared.len(), "intake is paused");
-                    let patient = send_back(prepared, callers);
+                    let patient = self.send_back(prepared, callers);
                     if patient.is_empty() {
                         continue;
                     }
                     open.push(patient);
-                    tokio::select! {
-                        () = tokio::time::sleep(backoff.next(crate::clock::chance())) => {}
-                        () = self.shutdown.cancelled() => return,
+                    held.get_or_insert_with(|| Held::new(&self.held_batches));
+                    let pause = tokio::time::sleep(backoff.next(crate::clock::chance()));
+                    self.shutdown.run_until_cancelled(pause).await;
+                }
+                Err(panic) => {
+                    if is_bare(&prepared) {
+                        resume_unwind(panic);
                     }
+                    tracing::error!(events = prepared.len(), "taking events panicked");
+                    open.extend(halved(prepared, callers, &panicked()));
                 }
             }
         }
+    }
+
+    /// Answers the impatient, and after the shutdown everyone; the rest is to be taken again.
+    fn send_back(&self, prepared: Vec<Prepared>, callers: Vec<Caller>) -> Vec<Ticket> {
+        let mut patient = Vec::new();
+        for (event, caller) in prepared.into_iter().zip(callers) {
+            if caller.patience == Patience::Now || self.shutdown.is_cancelled() {
+                caller.answer(Disposition::Retry);
+            } else {
+                patient.push(Ticket::join(event, caller));
+            }
+        }
+        patient
     }
 
     /// Takes a batch once: commits it, joins what it could not see, hands its deliveries on.
@@ -199,20 +247,33 @@ fn answer(prepared: Vec<Prepared>, callers: Vec<Caller>, outcomes: Vec<Outcome>)
     }
 }
 
-/// Two halves of a batch that the database refused, the first on top; or the one event that it
-/// refuses, as a failure.
+/// One event that has become a failure because it could not be taken: what happens to it now is
+/// not its own fault.
+fn is_bare(prepared: &[Prepared]) -> bool {
+    let [Prepared { change: Err(rejection), .. }] = prepared else { return false };
+    matches!(rejection.code, FailureCode::StoreRejected | FailureCode::InternalError)
+        && rejection.event_id.is_none()
+}
+
+fn session_of(event: &Prepared) -> Option<Uuid> {
+    match &event.change {
+        Ok(Change::Started(session) | Change::Ended(session)) => Some(session.session_id),
+        Ok(Change::Recording { session_id, .. }) => *session_id,
+        Err(rejection) => rejection.session_id,
+    }
+}
+
+/// Two halves of a batch that cannot be taken, the first on top; or the one event that cannot, as
+/// a failure.
 fn halved(
     mut prepared: Vec<Prepared>,
     mut callers: Vec<Caller>,
-    error: &anyhow::Error,
+    rejection: &Rejection,
 ) -> Vec<Vec<Ticket>> {
-    if prepared.len() == 1 {
-        for event in &mut prepared {
-            tracing::warn!(%error, "the database refused an event; it is kept as a failure");
-            let session_id = event.change.as_ref().err().and_then(|known| known.session_id);
-            event.change = Err(Rejection { session_id, ..store_rejected() });
-            event.event_id = None;
-        }
+    if let [event] = &mut prepared[..] {
+        let (session_id, event_type) = (session_of(event), event.event_type.map(str::to_owned));
+        event.change = Err(Rejection { session_id, event_type, ..rejection.clone() });
+        event.event_id = None;
     }
     let half = prepared.len() / 2;
     let second = (prepared.split_off(half), callers.split_off(half));
@@ -233,14 +294,10 @@ fn store_rejected() -> Rejection {
     )
 }
 
-/// Answers the impatient; the rest is to be taken again.
-fn send_back(prepared: Vec<Prepared>, callers: Vec<Caller>) -> Vec<Ticket> {
-    let mut patient = Vec::new();
-    for (event, caller) in prepared.into_iter().zip(callers) {
-        match caller.patience {
-            Patience::Now => caller.answer(Disposition::Retry),
-            Patience::Wait => patient.push(Ticket::join(event, caller)),
-        }
-    }
-    patient
+fn panicked() -> Rejection {
+    Rejection::new(
+        FailureCode::InternalError,
+        "Finalizer itself failed on this event, which is a defect; report it, and replay the event \
+         once it is mended.",
+    )
 }

@@ -10,16 +10,18 @@ pub mod file;
 mod prepare;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::Bytes;
 use tokio::sync::mpsc;
-use tokio_util::sync::CancellationToken;
+use tokio::task::JoinError;
+use tokio_util::sync::{CancellationToken, DropGuard};
 use uuid::Uuid;
 
 use crate::clock::Clock;
 use crate::event::Rejection;
 use crate::finalize::{Prepared, PriceBook};
+use crate::shutdown::describe;
 use crate::store::{HandOff, Owed, SharedStore};
 
 pub use prepare::{dead_letter, prepare};
@@ -89,7 +91,7 @@ impl HandOff for NoDesk {
 
     fn cancel(&self, _endpoint_id: Uuid) {}
 
-    fn disown(&self) {}
+    fn disown(&self, _process_id: Uuid) {}
 }
 
 impl Desk for NoDesk {
@@ -120,7 +122,19 @@ pub struct IntakeParts {
 pub struct Intake {
     parts: Arc<IntakeParts>,
     tickets: mpsc::Sender<Ticket>,
-    is_paused: Arc<AtomicBool>,
+    held_batches: Arc<AtomicUsize>,
+    closed: CancellationToken,
+}
+
+/// Taking batches ended with a panic.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct IntakeDied(String);
+
+impl IntakeDied {
+    fn of(error: JoinError) -> Self {
+        Self(describe(error))
+    }
 }
 
 /// A prepared event on its way into a batch, and where its answer goes.
@@ -140,16 +154,28 @@ const WAITING_EVENTS: usize = 400;
 
 impl Intake {
     /// Starts taking batches; the future runs until the last `Intake` is gone and everything it
-    /// was given is answered, or until `shutdown`.
+    /// was given is answered, or until it is closed. After the `shutdown` nobody's patience
+    /// counts: while the database is away everyone is answered [`Disposition::Retry`].
     pub fn new(
         parts: IntakeParts,
         shutdown: CancellationToken,
-    ) -> (Self, impl Future<Output = ()> + Send + 'static) {
+    ) -> (Self, impl Future<Output = Result<(), IntakeDied>> + Send + 'static) {
         let (tickets, waiting) = mpsc::channel(WAITING_EVENTS);
-        let parts = Arc::new(parts);
-        let is_paused = Arc::new(AtomicBool::new(false));
-        let intake = Self { parts: parts.clone(), tickets, is_paused: is_paused.clone() };
-        (intake, batch::run(parts, waiting, is_paused, shutdown))
+        let (parts, held_batches, closed) =
+            (Arc::new(parts), Arc::default(), CancellationToken::new());
+        let intake = Self {
+            parts: Arc::clone(&parts),
+            tickets,
+            held_batches: Arc::clone(&held_batches),
+            closed: closed.clone(),
+        };
+        (intake, batch::run(parts, waiting, held_batches, shutdown, closed))
+    }
+
+    /// Closes the intake when it is dropped: for when whoever brings events has ended, and
+    /// forgotten clones must not keep the batches waiting for more.
+    pub fn closing(&self) -> DropGuard {
+        self.closed.clone().drop_guard()
     }
 
     /// Takes events and waits for their answers, which are in the order of the events.
@@ -187,9 +213,9 @@ impl Intake {
         self.tickets.send(ticket).await.is_ok()
     }
 
-    /// The database is away and events are held or sent back.
+    /// The database is away and events are held until it is back.
     pub fn is_paused(&self) -> bool {
-        self.is_paused.load(Ordering::Relaxed)
+        self.held_batches.load(Ordering::Relaxed) > 0
     }
 
     /// What this intake works with.

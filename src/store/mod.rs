@@ -115,7 +115,8 @@ pub trait Store: Send + Sync + 'static {
     async fn due_endpoints(&self, now: DateTime<Utc>) -> Result<Vec<Uuid>, StoreError>;
 
     /// Claims due deliveries for this process: of each endpoint at most the given number,
-    /// first attempts first, then the longest due.
+    /// first attempts first, then the longest due. After an error some may be claimed all the
+    /// same.
     async fn claim(
         &self,
         process: Uuid,
@@ -127,7 +128,7 @@ pub trait Store: Send + Sync + 'static {
     async fn release(&self, process: Uuid, deliveries: &[Uuid]) -> Result<(), StoreError>;
 
     /// Records attempts and what they make of their deliveries; only those that `process` still
-    /// holds. Returns the ids that were recorded.
+    /// holds, and none twice. Returns the ids that were recorded.
     async fn record(
         &self,
         process: Uuid,
@@ -193,9 +194,9 @@ pub trait HandOff: Send + Sync {
     /// The transaction did not commit: the room is free again.
     fn cancel(&self, endpoint_id: Uuid);
 
-    /// Whether a transaction committed is not known, so deliveries may be held under the
-    /// present process id that nobody knows of: take a new id, and let others rescue them.
-    fn disown(&self);
+    /// Whether a transaction committed is not known, so deliveries may be held under this id
+    /// that nobody knows of: take a new id, and let others rescue them.
+    fn disown(&self, process_id: Uuid);
 }
 
 /// Events to take together.
@@ -242,6 +243,8 @@ impl Unjoined {
 pub struct Owed {
     /// The delivery.
     pub delivery_id: Uuid,
+    /// The id under which this process holds it.
+    pub process_id: Uuid,
     /// The message: the `webhook-id`.
     pub message_id: MessageId,
     /// The endpoint.

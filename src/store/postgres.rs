@@ -140,8 +140,8 @@ const CLAIM: &str = "WITH due AS (
     claimed AS (
         UPDATE deliveries SET process_id = $1
         FROM due WHERE deliveries.delivery_id = due.delivery_id
-        RETURNING deliveries.delivery_id, message_id, endpoint_id, attempts, payload)
-    SELECT delivery_id, claimed.message_id, endpoint_id, attempts, type,
+        RETURNING deliveries.delivery_id, process_id, message_id, endpoint_id, attempts, payload)
+    SELECT delivery_id, process_id, claimed.message_id, endpoint_id, attempts, type,
         CASE payload WHEN 'full' THEN full_body ELSE thin END AS body
     FROM claimed JOIN messages ON messages.message_id = claimed.message_id";
 
@@ -164,6 +164,7 @@ const RECORD: &str = "WITH result AS (
         FROM result
         WHERE deliveries.delivery_id = result.delivery_id
           AND deliveries.process_id = $1 AND deliveries.state = 'pending'
+          AND (deliveries.attempts < result.number OR NOT result.was_sent)
         RETURNING deliveries.delivery_id),
     kept AS (
         INSERT INTO attempts (delivery_id, number, started_at, duration_us, status, error,

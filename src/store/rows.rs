@@ -221,6 +221,7 @@ pub(super) fn event_type_list(types: &[EventType]) -> String {
 
 row!(OwedRow {
     delivery_id: Uuid,
+    process_id: Uuid,
     message_id: Vec<u8>,
     endpoint_id: Uuid,
     event_type: String = "type",
@@ -240,6 +241,7 @@ impl TryFrom<OwedRow> for Owed {
     fn try_from(row: OwedRow) -> Result<Self, StoreError> {
         Ok(Self {
             delivery_id: row.delivery_id,
+            process_id: row.process_id,
             message_id: message_id(&row.message_id)?,
             endpoint_id: row.endpoint_id,
             event_type: event_type(&row.event_type)?,

@@ -127,7 +127,7 @@ const CLAIM: &str = "UPDATE deliveries SET process_id = $1
         WHERE state = 'pending' AND process_id IS NULL AND endpoint_id = $2
           AND is_retry = $3 AND next_attempt_at <= $4
         ORDER BY next_attempt_at LIMIT $5)
-    RETURNING delivery_id, message_id, endpoint_id, attempts,
+    RETURNING delivery_id, process_id, message_id, endpoint_id, attempts,
         (SELECT type FROM messages WHERE messages.message_id = deliveries.message_id) AS type,
         (SELECT CASE payload WHEN 'full' THEN full_body ELSE thin END
          FROM messages WHERE messages.message_id = deliveries.message_id) AS body";
@@ -138,7 +138,8 @@ const RELEASE: &str = "UPDATE deliveries SET process_id = NULL
 const RECORD: &str = "UPDATE deliveries
     SET state = $3, cause = $4, process_id = NULL, is_retry = TRUE, attempts = $5,
         next_attempt_at = COALESCE($6, next_attempt_at), finished_at = $7
-    WHERE delivery_id = $1 AND process_id = $2 AND state = 'pending'";
+    WHERE delivery_id = $1 AND process_id = $2 AND state = 'pending'
+      AND (attempts < $5 OR $8)";
 
 const PUT_ATTEMPT: &str = "INSERT INTO attempts
         (delivery_id, number, started_at, duration_us, status, error, response_head,
@@ -204,6 +205,7 @@ impl Sqlite {
                 .bind(attempt.number)
                 .bind(next_attempt_at)
                 .bind(is_final.then(|| attempt.finished_at()))
+                .bind(attempt.was_not_sent())
                 .execute(&mut *tx)
                 .await
                 .map_err(failed)?;

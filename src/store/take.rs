@@ -164,13 +164,13 @@ async fn take_once(
         endpoints: &endpoints,
     };
     let mut plan = plan(snapshot, events);
-    let mut reserved = Reserved { desk: terms.desk, endpoints: Vec::new(), is_committing: false };
+    let mut reserved = Reserved { desk: terms.desk, places: Vec::new(), is_committing: false };
     let Some(owed) = write(tx.as_mut(), &mut plan, events, &terms, &mut reserved).await? else {
         return Ok(None);
     };
     reserved.is_committing = true;
     tx.commit().await?;
-    reserved.endpoints.clear();
+    reserved.places.clear();
     let unjoined = Unjoined {
         sessions: plan.joinable_sessions,
         egresses: plan.unjoined_egresses,
@@ -267,9 +267,10 @@ fn deliveries(
             PayloadKind::Thin => message.thin.clone(),
             PayloadKind::Full => message.full.clone(),
         };
-        if let (Some(_), Some(body)) = (process_id, body) {
+        if let (Some(process_id), Some(body)) = (process_id, body) {
             owed.push(Owed {
                 delivery_id,
+                process_id,
                 message_id: message.message_id,
                 endpoint_id,
                 event_type: message.event_type,
@@ -316,24 +317,25 @@ async fn keep_failures(
 /// Room at the desk, given back unless the transaction commits.
 struct Reserved<'a> {
     desk: &'a dyn HandOff,
-    endpoints: Vec<Uuid>,
+    /// Which endpoints for, and under which ids.
+    places: Vec<(Uuid, Uuid)>,
     is_committing: bool,
 }
 
 impl Reserved<'_> {
     fn reserve(&mut self, endpoint_id: Uuid) -> Option<Uuid> {
         let process_id = self.desk.reserve(endpoint_id)?;
-        self.endpoints.push(endpoint_id);
+        self.places.push((endpoint_id, process_id));
         Some(process_id)
     }
 }
 
 impl Drop for Reserved<'_> {
     fn drop(&mut self) {
-        if self.is_committing && !self.endpoints.is_empty() {
-            self.desk.disown();
-        }
-        for endpoint_id in self.endpoints.drain(..) {
+        for (endpoint_id, process_id) in self.places.drain(..) {
+            if self.is_committing {
+                self.desk.disown(process_id);
+            }
             self.desk.cancel(endpoint_id);
         }
     }

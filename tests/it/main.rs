@@ -1,12 +1,15 @@
 //! The tests that run the real thing: both databases, the broker, the whole service.
 #![expect(clippy::unwrap_used, reason = "a test says what it expects by failing")]
 
+mod amqp;
 mod api;
 mod architecture;
 mod calls;
 mod cli;
+mod faults;
 mod harness;
 mod merge;
 mod oracle;
 mod samples;
+mod scenarios;
 mod store;

@@ -86,7 +86,7 @@ impl Lane {
             tokio::select! {
                 delivery = self.consumer.next() => {
                     let delivery = delivery.ok_or(BrokerError::Ended)??;
-                    if !self.take(delivery).await {
+                    if !self.take(delivery, shutdown).await {
                         return self.finish().await;
                     }
                 }
@@ -99,13 +99,19 @@ impl Lane {
         }
     }
 
-    /// Puts a delivery on its way; `false` when intake is closed.
-    async fn take(&mut self, delivery: Delivery) -> bool {
+    /// Puts a delivery on its way; `false` when there is none any more. Waits while too many
+    /// others are on theirs, but not beyond the shutdown.
+    async fn take(&mut self, delivery: Delivery, shutdown: &CancellationToken) -> bool {
         let token = delivery.delivery_tag;
-        self.ledger.arrived(token);
         let prepared = self.prepare(delivery);
         let (patience, answers) = (Patience::Wait, self.answers.clone());
-        self.intake.submit(Ticket { prepared, patience, token, answers }).await
+        let submit = self.intake.submit(Ticket { prepared, patience, token, answers });
+        let is_on_its_way = shutdown.run_until_cancelled(submit).await == Some(true);
+        // Otherwise it is the last of this channel, and nothing after it can acknowledge it too.
+        if is_on_its_way {
+            self.ledger.arrived(token);
+        }
+        is_on_its_way
     }
 
     fn prepare(&self, delivery: Delivery) -> Prepared {

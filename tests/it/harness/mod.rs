@@ -1,7 +1,15 @@
-//! What tests stand on: databases of their own, events, a clock that is moved by hand.
+//! What tests stand on: databases of their own, events, a clock that is moved by hand; and for
+//! the whole service: a broker, a network that fails, receivers, processes.
+
+pub(crate) mod broker;
+pub(crate) mod inside;
+pub(crate) mod proxy;
+pub(crate) mod receiver;
+pub(crate) mod service;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, TimeZone, Utc};
 use finalizer::finalize::{Prepared, PriceBook};
@@ -20,6 +28,7 @@ pub(crate) const POSTGRES_URL: &str = "FINALIZER_TEST_POSTGRES_URL";
 /// A database of a test's own, gone with the test.
 pub(crate) struct TestStore {
     pub(crate) store: SharedStore,
+    pub(crate) url: String,
     _folder: Option<tempfile::TempDir>,
 }
 
@@ -33,7 +42,7 @@ pub(crate) async fn sqlite() -> TestStore {
     let folder = tempfile::tempdir().unwrap();
     let url = format!("sqlite://{}", folder.path().join("test.db").display());
     let store = finalizer::store::open(&url, OpenMode::Create).await.unwrap();
-    TestStore { store, _folder: Some(folder) }
+    TestStore { store, url, _folder: Some(folder) }
 }
 
 /// A new, empty database on the server of the test run.
@@ -52,7 +61,7 @@ pub(crate) async fn postgres() -> TestStore {
     let url = empty_postgres().await;
     finalizer::store::migrate(url.as_str()).await.unwrap();
     let store = finalizer::store::open(url.as_str(), OpenMode::Existing).await.unwrap();
-    TestStore { store, _folder: None }
+    TestStore { store, url: url.into(), _folder: None }
 }
 
 /// Runs each case on both databases, under `sqlite::` and `postgres::`.
@@ -74,6 +83,17 @@ macro_rules! on_both_stores {
     };
 }
 pub(crate) use on_both_stores;
+
+/// Waits until it is so; a test that waits for long has failed.
+pub(crate) async fn until(what: &str, mut is_so: impl AsyncFnMut() -> bool) {
+    let waiting = async {
+        while !is_so().await {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    let waited = tokio::time::timeout(Duration::from_mins(1), waiting).await;
+    assert!(waited.is_ok(), "waited in vain until {what}");
+}
 
 pub(crate) fn fresh_id() -> Uuid {
     finalizer::clock::new_id(finalizer::clock::SystemClock::machine_now())
@@ -116,7 +136,7 @@ impl HandOff for TestDesk {
         self.room.fetch_add(1, Ordering::SeqCst);
     }
 
-    fn disown(&self) {}
+    fn disown(&self, _process_id: Uuid) {}
 }
 
 pub(crate) fn terms(desk: &TestDesk, now: DateTime<Utc>) -> Terms<'_> {
@@ -215,4 +235,9 @@ pub(crate) fn endpoint() -> Endpoint {
         disabled: None,
         created_at: noon(),
     }
+}
+
+/// Events as they travel.
+pub(crate) fn bytes_of(events: &[Value]) -> Vec<bytes::Bytes> {
+    events.iter().map(|event| event.to_string().into()).collect()
 }

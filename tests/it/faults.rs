@@ -1,0 +1,206 @@
+//! The database goes away, answers are lost, code panics: nothing is lost, nothing comes twice.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use chrono::{DateTime, Utc};
+use finalizer::clock::{Clock, SystemClock};
+use finalizer::event::FailureCode;
+use finalizer::finalize::PriceBook;
+use finalizer::intake::{
+    Desk, Disposition, Intake, IntakeParts, NoDesk, Patience, RawEvent, Ticket,
+};
+use finalizer::store::{HandOff, Owed};
+use http::StatusCode;
+use serde_json::{Value, json};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use crate::harness::broker::QUEUE;
+use crate::harness::proxy::Proxy;
+use crate::harness::receiver::{Receiver, Told};
+use crate::harness::service::Site;
+use crate::harness::{bytes_of, ended, endpoint, fresh_id, postgres, sqlite, until};
+
+/// A site whose processes reach Postgres through a network that can fail.
+async fn site_behind_a_network(has_broker: bool) -> (Site, Proxy) {
+    let test = postgres().await;
+    let database = Proxy::to(&test.url).await;
+    let site = if has_broker { Site::with_broker(test).await } else { Site::embedded(test).await };
+    (site.with("FINALIZER_DATABASE_URL", &database.url), database)
+}
+
+async fn outage(fail: impl Fn(&Proxy)) {
+    let (site, database) = site_behind_a_network(true).await;
+    let receiver = Receiver::start().await;
+    site.subscribe(&receiver).await;
+    let process = site.start().await;
+    receiver.reads(process.caller());
+    let sessions: Vec<Uuid> = (0..150).map(|_| fresh_id()).collect();
+    let events: Vec<Value> = sessions.iter().copied().map(ended).collect();
+    let events = bytes_of(&events);
+    site.broker().publish(&events[..50]).await;
+    until("some are told", async || !receiver.told().is_empty()).await;
+    fail(&database);
+    site.broker().publish(&events[50..]).await;
+    until("all are in hand", async || site.broker().queue(QUEUE).await.unwrap().0 == 0).await;
+    until("the process says so", async || {
+        let (status, body) = process.caller().get("/readyz").await;
+        status == StatusCode::SERVICE_UNAVAILABLE && body["data"]["intake"].is_string()
+    })
+    .await;
+    database.open();
+    until("all are finalized", async || site.finalized(&sessions).await == 150).await;
+    until("all are told", async || receiver.told().len() >= 150).await;
+    until("it is ready again", async || process.caller().get("/readyz").await.0 == StatusCode::OK)
+        .await;
+    assert_eq!(process.log().matches("\"consuming\"").count(), 1, "no event came a second time");
+    process.stop().await;
+    assert!(site.broker().is_all_acknowledged().await);
+    assert_eq!(site.failures().await, []);
+
+    // A webhook whose result could not be recorded in time goes out again, as the same.
+    let told = receiver.told();
+    let of_sessions: HashSet<Uuid> = told.iter().map(Told::session_id).collect();
+    assert!(of_sessions == sessions.into_iter().collect());
+    let first_of = |id: &str| told.iter().find(|told| told.id == id).unwrap();
+    assert!(told.iter().all(|told| told.body == first_of(&told.id).body));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn events_that_arrive_while_the_database_is_away_are_held_and_taken_once() {
+    outage(Proxy::cut).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn events_that_arrive_while_the_database_is_silent_are_held_and_taken_once() {
+    outage(Proxy::swallow).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_commit_whose_answer_is_lost_is_told_once() {
+    let (site, database) = site_behind_a_network(true).await;
+    let receiver = Receiver::start().await;
+    site.subscribe(&receiver).await;
+    let process = site.start().await;
+    until("it consumes", async || {
+        site.broker().queue(QUEUE).await.is_some_and(|(_, consumers)| consumers == 1)
+    })
+    .await;
+    database.lose_the_answer_to("COMMIT");
+    let session_id = fresh_id();
+    site.broker().publish(&bytes_of(&[ended(session_id)])).await;
+    until("it is told", async || !receiver.told().is_empty()).await;
+    assert_eq!(database.lost_answers(), 1);
+    process.stop().await;
+    assert_eq!(receiver.told().len(), 1);
+    assert_eq!(site.failures().await, []);
+    assert!(site.broker().is_all_acknowledged().await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_process_is_ready_again_when_the_database_is_although_no_event_comes() {
+    let (site, database) = site_behind_a_network(false).await;
+    let process = site.start().await;
+    database.cut();
+    let event = ended(fresh_id()).to_string();
+    let (status, _) = process.caller().send_event(event.into()).await;
+    assert_ne!(status, StatusCode::OK);
+    database.open();
+    until("it is ready", async || process.caller().get("/readyz").await.0 == StatusCode::OK).await;
+    process.stop().await;
+}
+
+/// A desk that panics when a delivery to one endpoint is reserved.
+struct TrappedDesk {
+    endpoint_id: Uuid,
+}
+
+impl HandOff for TrappedDesk {
+    fn reserve(&self, endpoint_id: Uuid) -> Option<Uuid> {
+        assert_ne!(endpoint_id, self.endpoint_id, "the trap");
+        None
+    }
+
+    fn cancel(&self, _endpoint_id: Uuid) {}
+
+    fn disown(&self, _process_id: Uuid) {}
+}
+
+impl Desk for TrappedDesk {
+    fn accept(&self, _owed: Vec<Owed>) {}
+}
+
+fn parts(
+    store: &finalizer::store::SharedStore,
+    clock: Arc<dyn Clock>,
+    desk: Arc<dyn Desk>,
+) -> IntakeParts {
+    IntakeParts {
+        store: Arc::clone(store),
+        clock,
+        prices: Arc::new(PriceBook::builtin()),
+        public_url: "https://voice.example.com".to_owned(),
+        recordings_place: "s3://recordings".to_owned(),
+        desk,
+        max_event_bytes: 4 << 20,
+    }
+}
+
+fn raw(event: &Value) -> RawEvent {
+    RawEvent { bytes: event.to_string().into(), source: "test".into() }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_that_makes_its_transaction_panic_is_kept_and_its_neighbours_are_taken() {
+    let test = sqlite().await;
+    let trap = finalizer::store::Endpoint { character_slug: Some("trap".to_owned()), ..endpoint() };
+    test.store.add_endpoint(&trap).await.unwrap();
+    let desk = Arc::new(TrappedDesk { endpoint_id: trap.endpoint_id });
+    let stop = CancellationToken::new();
+    let clock = Arc::<SystemClock>::default();
+    let (intake, batches) = Intake::new(parts(&test.store, clock, desk), stop.clone());
+    let batches = tokio::spawn(batches);
+    let mut events: Vec<Value> = (0..5).map(|_| ended(fresh_id())).collect();
+    events[2]["character_slug"] = json!("trap");
+    let taken = intake.take(events.iter().map(raw).collect(), Patience::Wait).await;
+    for (position, disposition) in taken.iter().enumerate() {
+        match disposition {
+            Disposition::Done { is_finalized: true, .. } => assert_ne!(position, 2),
+            Disposition::Rejected { rejection, .. } => {
+                assert_eq!((position, rejection.code), (2, FailureCode::InternalError));
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    drop(intake);
+    batches.await.unwrap().unwrap();
+}
+
+/// A clock that stands until it is told to break.
+#[derive(Default)]
+struct BrokenClock(AtomicBool);
+
+impl Clock for BrokenClock {
+    fn now(&self) -> DateTime<Utc> {
+        assert!(!self.0.load(Ordering::SeqCst), "the clock is broken");
+        SystemClock::machine_now()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_panic_that_is_no_events_fault_ends_the_intake_instead_of_stopping_it_silently() {
+    let test = sqlite().await;
+    let clock = Arc::<BrokenClock>::default();
+    let parts = parts(&test.store, Arc::<BrokenClock>::clone(&clock), Arc::new(NoDesk));
+    let (intake, batches) = Intake::new(parts, CancellationToken::new());
+    let batches = tokio::spawn(batches);
+    let (answers, _answered) = mpsc::unbounded_channel();
+    let prepared = intake.prepare(raw(&ended(fresh_id())));
+    clock.0.store(true, Ordering::SeqCst);
+    intake.submit(Ticket { prepared, patience: Patience::Wait, token: 1, answers }).await;
+    let died = batches.await.unwrap().unwrap_err();
+    assert!(died.to_string().contains("the clock is broken"), "{died}");
+}

@@ -1,0 +1,108 @@
+//! RabbitMQ for tests: the names of exchange and queues are fixed, so each test has a virtual
+//! host of its own.
+
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use bytes::Bytes;
+use finalizer::intake::RawEvent;
+use finalizer::intake::amqp::{AmqpSettings, Publisher};
+use lapin::options::QueueDeclareOptions;
+use lapin::types::FieldTable;
+use lapin::{Channel, Connection, ConnectionProperties};
+use tokio::sync::OnceCell;
+
+use super::{fresh_id, setting};
+
+pub(crate) const EXCHANGE: &str = "voice.events";
+pub(crate) const QUEUE: &str = "finalizer.events";
+pub(crate) const DEAD_QUEUE: &str = "finalizer.events.dead";
+
+/// Virtual hosts, made at once: asking the broker to make one takes it a second of start-up.
+const HOSTS: usize = 32;
+static MADE: OnceCell<String> = OnceCell::const_new();
+static TAKEN: AtomicUsize = AtomicUsize::new(0);
+
+/// A virtual host of a test's own.
+pub(crate) struct Broker {
+    pub(crate) url: String,
+}
+
+/// An open channel; closed when it is dropped.
+pub(crate) struct Opened {
+    pub(crate) channel: Channel,
+    _connection: Connection,
+}
+
+impl Broker {
+    pub(crate) async fn new() -> Self {
+        let prefix = MADE.get_or_init(async || make_hosts()).await;
+        let number = TAKEN.fetch_add(1, Ordering::SeqCst);
+        assert!(number < HOSTS, "raise HOSTS: more tests use the broker");
+        let server = setting("FINALIZER_TEST_AMQP_URL");
+        Self { url: format!("{server}/{prefix}-{number}") }
+    }
+
+    /// Publishes events as a voice worker does, and waits for all confirms.
+    pub(crate) async fn publish(&self, events: &[Bytes]) {
+        self.publish_with(events, true).await;
+    }
+
+    /// Publishes to what is there; nothing is declared.
+    pub(crate) async fn publish_undeclared(&self, events: &[Bytes]) {
+        self.publish_with(events, false).await;
+    }
+
+    async fn publish_with(&self, events: &[Bytes], is_declaring: bool) {
+        let settings = AmqpSettings { url: self.url.clone(), prefetch: 1, is_declaring };
+        let mut publisher = Publisher::connect(&settings).await.unwrap();
+        let source: Arc<str> = "test".into();
+        let mut refused = Vec::new();
+        for bytes in events {
+            let event = RawEvent { bytes: bytes.clone(), source: Arc::clone(&source) };
+            refused.extend(publisher.publish(event).await.unwrap());
+        }
+        refused.extend(publisher.finish().await.unwrap());
+        assert_eq!(refused, []);
+    }
+
+    pub(crate) async fn open(&self) -> Opened {
+        let properties = ConnectionProperties::default();
+        let connection = Connection::connect(&self.url, properties).await.unwrap();
+        let channel = connection.create_channel().await.unwrap();
+        Opened { channel, _connection: connection }
+    }
+
+    /// Messages that wait in a queue, and its consumers; nothing if there is no such queue.
+    /// What a consumer holds unacknowledged does not wait.
+    pub(crate) async fn queue(&self, name: &str) -> Option<(u32, u32)> {
+        let opened = self.open().await;
+        let passive = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
+        let found = opened.channel.queue_declare(name.into(), passive, FieldTable::default()).await;
+        found.ok().map(|queue| (queue.message_count(), queue.consumer_count()))
+    }
+
+    /// Both queues are there, empty, and nobody consumes: what was in hand is acknowledged.
+    pub(crate) async fn is_all_acknowledged(&self) -> bool {
+        self.queue(QUEUE).await == Some((0, 0)) && self.queue(DEAD_QUEUE).await == Some((0, 0))
+    }
+}
+
+fn make_hosts() -> String {
+    let prefix = format!("test-{}", fresh_id().simple());
+    let make = format!(
+        "[begin \
+            Host = list_to_binary(\"{prefix}-\" ++ integer_to_list(Number)), \
+            rabbit_vhost:add(Host, <<\"tests\">>), \
+            rabbit_auth_backend_internal:set_permissions( \
+                <<\"guest\">>, Host, <<\".*\">>, <<\".*\">>, <<\".*\">>, <<\"tests\">>) \
+         end || Number <- lists:seq(0, {HOSTS} - 1)], ok."
+    );
+    let output = Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/services"))
+        .args(["rabbitmqctl", &setting("FINALIZER_TEST_SERVICES"), "eval", &make])
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{output:?}");
+    prefix
+}
