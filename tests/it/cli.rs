@@ -184,19 +184,14 @@ fn every_bad_sample_fails_with_the_code_that_it_is_named_for() {
     files.sort();
     let mut command = desk.command(&["ingest"]);
     let run = Run::of(command.args(&files).output().unwrap()).ended(1);
-    let mut told = run.err.lines();
-    for file in &files {
-        let name = file.file_stem().unwrap().to_str().unwrap();
-        if name == "conflicting_event_first" {
-            continue;
-        }
-        let line = told.next().unwrap();
+    // Told as they are answered, which need not be the order of the files.
+    assert_eq!(run.err.lines().count(), files.len() - 1, "{}", run.err);
+    for line in run.err.lines() {
         let (place, rest) = line.split_once("  ").unwrap();
         let (code, sentence) = rest.split_once("  ").unwrap();
-        assert!(place.ends_with(&format!("{name}.json")) && name.starts_with(code), "{line}");
-        assert!(sentence.ends_with('.'), "{line}");
+        let name = place.rsplit('/').next().unwrap();
+        assert!(name.starts_with(code) && sentence.ends_with('.'), "{line}");
     }
-    assert_eq!(told.next(), None);
     let list = desk.run(&["failures", "list", "--json"]).ended(0).data();
     assert_eq!(list.as_array().unwrap().len(), files.len() - 1);
 }
