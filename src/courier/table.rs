@@ -47,6 +47,8 @@ pub(super) struct Content {
 pub(super) struct Table {
     content: Mutex<Content>,
     pub(super) is_away: AtomicBool,
+    /// Results and deliveries that are given back are refused, as if it were away.
+    pub(super) takes_nothing: AtomicBool,
     /// The next claim happens, and its answer is lost.
     pub(super) loses_claims: AtomicBool,
     /// Calls while it was away.
@@ -64,6 +66,16 @@ impl Table {
             return Err(StoreError::Transient(anyhow!("away")));
         }
         Ok(self.lock())
+    }
+}
+
+impl Table {
+    fn open_to_take(&self) -> Result<MutexGuard<'_, Content>, StoreError> {
+        if self.takes_nothing.load(Ordering::SeqCst) {
+            self.refused.fetch_add(1, Ordering::SeqCst);
+            return Err(StoreError::Transient(anyhow!("away")));
+        }
+        self.open()
     }
 }
 
@@ -154,7 +166,7 @@ impl Store for Table {
     }
 
     async fn release(&self, process: Uuid, deliveries: &[Uuid]) -> Result<(), StoreError> {
-        let mut content = self.open()?;
+        let mut content = self.open_to_take()?;
         for delivery_id in deliveries {
             let row = content.rows.get_mut(delivery_id);
             if let Some(row) = row.filter(|row| row.process == Some(process)) {
@@ -169,7 +181,7 @@ impl Store for Table {
         process: Uuid,
         attempts: &[AttemptResult],
     ) -> Result<Vec<Uuid>, StoreError> {
-        let mut content = self.open()?;
+        let mut content = self.open_to_take()?;
         if attempts.iter().any(|attempt| attempt.response_body == "poison") {
             return Err(StoreError::Rejected(anyhow!("poison")));
         }

@@ -382,10 +382,12 @@ async fn a_claim_whose_answer_is_lost_is_sent_all_the_same() {
     let mut receiver = Receiver::start(|_| ok()).await;
     let world = World::running().await;
     let endpoint = world.add_endpoint(1, &receiver.url());
+    let old = world.desk.process().unwrap();
     world.table.loses_claims.store(true, Ordering::SeqCst);
     let owed = world.add_delivery(endpoint, 0);
-    world.until(|world| !world.table.loses_claims.load(Ordering::SeqCst)).await;
-    // What the lost id held is free when its time is over.
+    world.until(|world| world.row(&owed).process == Some(old)).await;
+    // What that id held is free when its time is over, and only then.
+    world.until(|world| world.desk.lively_process().is_some_and(|new| new != old)).await;
     world.clock.advance(11);
     receiver.next().await;
     assert_eq!(world.attempted(&owed, 1).await.next, Next::Done);
@@ -431,6 +433,25 @@ async fn a_shutdown_finishes_what_is_in_flight_and_gives_back_the_rest() {
     let delivered = all.iter().filter(|owed| world.row(owed).state == DeliveryState::Delivered);
     assert_eq!(delivered.count(), 64);
     assert!(all.iter().all(|owed| world.row(owed).process.is_none()));
+    assert!(world.table.lock().processes.is_empty(), "it took its leave");
+}
+
+#[tokio::test]
+async fn a_shutdown_ends_although_results_cannot_be_written() {
+    let receiver =
+        Receiver::start(|_| Reply::Say(429, "retry-after: 900\r\n", String::new())).await;
+    let mut world = World::new();
+    world.courier.as_mut().unwrap().parts.attempt_deadline = Duration::from_millis(500);
+    world.run();
+    world.until(|world| world.desk.lively_process().is_some()).await;
+    world.table.takes_nothing.store(true, Ordering::SeqCst);
+    // Each puts off all that wait for it, and more than fit into the recorder's hands.
+    for number in 1..=12 {
+        let endpoint = world.add_endpoint(number, &receiver.url());
+        (0..256).for_each(|_| assert!(world.hand_over(endpoint).1));
+    }
+    world.until(|world| world.desk.is_paused(Uuid::from_u128(1))).await;
+    world.stop().await;
     assert!(world.table.lock().processes.is_empty(), "it took its leave");
 }
 

@@ -69,6 +69,8 @@ const EGRESSES_BY_KEYS: &str = concat!(
     ORDER BY egress_id"
 );
 
+/// The newest first: one that has waited for long has no session to be joined to, and must not
+/// stand in the way of one whose join was lost a moment ago.
 const UNJOINED_EGRESSES: &str = concat!(
     "SELECT ",
     egress_columns!(),
@@ -83,7 +85,7 @@ const UNJOINED_EGRESSES: &str = concat!(
             WHERE session_id IS NULL AND room_name IN (
                 SELECT room_name FROM sessions WHERE session_id = ANY($2))
         UNION SELECT egress_id FROM egresses WHERE session_id IS NULL AND $3)
-    ORDER BY egress_id
+    ORDER BY first_seen_at DESC, egress_id
     LIMIT 1000"
 );
 

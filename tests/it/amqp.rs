@@ -1,6 +1,9 @@
 //! What the broker does to the service, and the service to the broker.
 
+use std::collections::HashSet;
+
 use bytes::Bytes;
+use finalizer::clock::SystemClock;
 use finalizer::event::FailureCode;
 use lapin::ExchangeKind;
 use lapin::options::{
@@ -20,7 +23,10 @@ use crate::harness::{
     TestStore, bytes_of, ended, fresh_id, on_both_stores, postgres, sqlite, until,
 };
 
-on_both_stores![a_process_that_is_told_to_stop_finishes_what_it_has_in_hand];
+on_both_stores![
+    a_process_that_is_told_to_stop_finishes_what_it_has_in_hand,
+    processes_that_are_killed_lose_nothing,
+];
 
 /// So many calls that ended.
 fn calls(count: usize) -> (Vec<Uuid>, Vec<Bytes>) {
@@ -206,6 +212,8 @@ async fn a_process_that_is_told_to_stop_finishes_what_it_has_in_hand(test: TestS
     let finalized = site.finalized(&sessions).await;
     let (waiting, _) = site.broker().queue(QUEUE).await.unwrap();
     assert_eq!(finalized + waiting as usize, 600, "what is committed is acknowledged");
+    let left_behind = site.test.store.rescue(SystemClock::machine_now()).await.unwrap();
+    assert_eq!(left_behind, 0, "it gave back what it did not send");
 
     let process = site.start().await;
     until_finalized(&site, &sessions).await;
@@ -215,11 +223,35 @@ async fn a_process_that_is_told_to_stop_finishes_what_it_has_in_hand(test: TestS
     assert!(site.broker().is_all_acknowledged().await);
 }
 
+async fn processes_that_are_killed_lose_nothing(test: TestStore) {
+    let site = Site::with_broker(test).await;
+    let receiver = Receiver::start().await;
+    site.subscribe(&receiver).await;
+    let (sessions, events) = calls(600);
+    site.broker().publish(&events).await;
+    for so_many in [1, 200] {
+        let process = site.start().await;
+        until("some are told", async || receiver.told().len() >= so_many).await;
+        process.kill();
+    }
+    let process = site.start().await;
+    until_finalized(&site, &sessions).await;
+    let of_sessions = || receiver.told().iter().map(Told::session_id).collect::<HashSet<_>>();
+    until("all are told", async || of_sessions().len() == 600).await;
+    process.stop().await;
+    let ids: HashSet<String> = receiver.told().into_iter().map(|told| told.id).collect();
+    assert_eq!(ids.len(), 600, "what came again came as the same webhook");
+    assert!(site.broker().is_all_acknowledged().await);
+    assert_eq!(site.failures().await, []);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_process_that_is_told_to_stop_while_the_database_is_away_does_so_soon() {
     let test = postgres().await;
     let database = Proxy::to(&test.url).await;
-    let site = Site::with_broker(test).await.with("FINALIZER_DATABASE_URL", &database.url);
+    // More in hand than intake takes.
+    let site = Site::with_broker(test).await.with("FINALIZER_PREFETCH", "2000");
+    let site = site.with("FINALIZER_DATABASE_URL", &database.url);
     let process = site.start().await;
     until_consuming(&site).await;
     database.cut();

@@ -28,6 +28,7 @@ on_both_stores![
     a_reserved_delivery_is_held_and_the_others_wait_to_be_claimed,
     a_claim_takes_no_more_than_the_free_slots_first_attempts_first,
     results_count_only_from_the_process_that_holds_the_delivery,
+    a_result_that_comes_again_does_not_undo_the_next_claim,
     what_a_dead_process_held_is_given_back,
     a_process_that_leaves_gives_back_what_it_holds,
     released_deliveries_can_be_claimed_again,
@@ -246,6 +247,25 @@ async fn results_count_only_from_the_process_that_holds_the_delivery(test: TestS
     assert!(delivery.finished_at.is_some() && delivery.next_attempt_at.is_none());
     assert_eq!(test.store.record(process, &done).await.unwrap(), Vec::<Uuid>::new());
     assert_eq!(test.store.delivery_counts().await.unwrap(), [(DeliveryState::Delivered, 1)]);
+}
+
+async fn a_result_that_comes_again_does_not_undo_the_next_claim(test: TestStore) {
+    let endpoint = endpoint();
+    test.store.add_endpoint(&endpoint).await.unwrap();
+    let process = enter(&test, 0).await;
+    let session_id = fresh_id();
+    test.take(&[ended(session_id)]).await;
+    let owed = claim(&test, process, 0, &endpoint, 1).await.remove(0);
+    let failed = [attempt(&owed, Next::RetryAt(after(5)))];
+    assert_eq!(test.store.record(process, &failed).await.unwrap(), [owed.delivery_id]);
+    // Its answer was lost, and in the meantime the delivery fell due again.
+    let again = claim(&test, process, 5, &endpoint, 1).await.remove(0);
+    assert_eq!((again.delivery_id, again.attempts), (owed.delivery_id, 1));
+    assert_eq!(test.store.record(process, &failed).await.unwrap(), Vec::<Uuid>::new());
+    let done = [attempt(&again, Next::Done)];
+    assert_eq!(test.store.record(process, &done).await.unwrap(), [owed.delivery_id]);
+    let delivery = deliveries(&test, session_id).await.remove(0);
+    assert_eq!((delivery.state, delivery.attempts), (DeliveryState::Delivered, 2));
 }
 
 async fn what_a_dead_process_held_is_given_back(test: TestStore) {

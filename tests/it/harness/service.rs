@@ -163,6 +163,12 @@ impl Process {
         assert!(told.success());
     }
 
+    /// Ends it at once, without another word.
+    pub(crate) fn kill(mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
     /// Waits until it has ended.
     pub(crate) async fn ended(&mut self) -> ExitStatus {
         let mut status = None;
