@@ -16,6 +16,9 @@ use url::Url;
 /// Where sessions are kept unless a setting says otherwise.
 pub const DEFAULT_DATABASE_URL: &str = "sqlite://finalizer-data/finalizer.db";
 
+/// Where recordings lie unless a setting says otherwise.
+pub const DEFAULT_RECORDINGS: &str = "finalizer-data/recordings";
+
 /// The largest event that `--max-event-bytes` can allow: the largest HTTP body that is read.
 pub const LARGEST_EVENT_BYTES: usize = 32 * 1024 * 1024;
 
@@ -155,51 +158,6 @@ pub struct ConsumeSettings {
     pub prefetch: u16,
 }
 
-/// When something that was waited for is given up.
-#[derive(Debug, Clone, Args)]
-#[command(next_help_heading = "Giving up")]
-pub struct SweepSettings {
-    /// A call that nothing was heard of for so long is finalized from its last checkpoint
-    #[arg(long, env = "FINALIZER_ABANDON_AFTER", value_name = "DURATION", default_value = "6h")]
-    #[arg(value_parser = parse_duration)]
-    pub abandon_after: Duration,
-    /// A recording that was asked for and has not come so long after the session was finalized
-    /// has failed
-    #[arg(long, env = "FINALIZER_RECORDING_DEADLINE", value_name = "DURATION")]
-    #[arg(default_value = "30m", value_parser = parse_duration)]
-    pub recording_deadline: Duration,
-}
-
-/// The intake of LiveKit's webhooks.
-#[derive(Debug, Clone, Args)]
-#[command(next_help_heading = "Events")]
-pub struct LivekitSettings {
-    /// LiveKit's API key: turns on the intake of LiveKit's webhooks
-    #[arg(long, env = "LIVEKIT_API_KEY", value_name = "KEY", hide_env_values = true)]
-    pub livekit_api_key: Option<String>,
-    /// The secret of LiveKit's API key
-    #[arg(long, env = "LIVEKIT_API_SECRET", value_name = "SECRET", hide_env_values = true)]
-    pub livekit_api_secret: Option<String>,
-}
-
-impl LivekitSettings {
-    /// The key and its secret, if this intake is on.
-    pub fn credentials(&self) -> Result<Option<(&str, &str)>, SettingError> {
-        let key = present(self.livekit_api_key.as_ref());
-        let secret = present(self.livekit_api_secret.as_ref());
-        match (key, secret) {
-            (Some(_), None) => {
-                Err(SettingError::new("--livekit-api-key is given without --livekit-api-secret"))
-            }
-            (None, Some(_)) => {
-                Err(SettingError::new("--livekit-api-secret is given without --livekit-api-key"))
-            }
-            (Some(key), Some(secret)) => Ok(Some((key, secret))),
-            (None, None) => Ok(None),
-        }
-    }
-}
-
 /// What things cost.
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Prices")]
@@ -223,7 +181,7 @@ pub struct PlaceSettings {
     /// A folder or `s3://BUCKET[/PREFIX]`; repeatable, the first is where recordings without a
     /// bucket of their own are looked for. Nothing outside these places is ever signed
     #[arg(long, env = "FINALIZER_RECORDINGS", value_name = "PLACE", value_delimiter = ',')]
-    #[arg(default_value = "finalizer-data/recordings")]
+    #[arg(default_value = DEFAULT_RECORDINGS)]
     pub recordings: Vec<String>,
 }
 
@@ -302,7 +260,14 @@ impl AddressSettings {
         let Some(url) = present(self.public_url.as_ref()) else {
             return Ok(format!("http://{}", self.listen));
         };
-        let parsed = http_url("--public-url", url)?;
+        let parsed = Url::parse(url)
+            .ok()
+            .filter(|url| matches!(url.scheme(), "http" | "https") && url.has_host())
+            .ok_or_else(|| {
+                SettingError::new(format!(
+                    "--public-url must be an http:// or https:// URL, not `{url}`"
+                ))
+            })?;
         if parsed.query().is_some() || parsed.fragment().is_some() {
             return Err(SettingError::new("--public-url must have neither a query nor a fragment"));
         }
@@ -334,22 +299,6 @@ impl AccessSettings {
     /// The public key's file, if there is one.
     pub fn public_key_file(&self) -> Option<&Path> {
         self.jwt_public_key.as_deref().filter(|path| !path.as_os_str().is_empty())
-    }
-}
-
-/// A key set whose tokens are taken.
-#[derive(Debug, Clone, Args)]
-#[command(next_help_heading = "API")]
-pub struct KeySetSettings {
-    /// Takes JWTs signed by a key of this key set
-    #[arg(long, env = "FINALIZER_JWKS_URL", value_name = "URL")]
-    pub jwks_url: Option<String>,
-}
-
-impl KeySetSettings {
-    /// The key set's URL, if there is one.
-    pub fn url(&self) -> Result<Option<Url>, SettingError> {
-        present(self.jwks_url.as_ref()).map(|url| http_url("--jwks-url", url)).transpose()
     }
 }
 
@@ -385,15 +334,6 @@ fn without_password(url: &str) -> String {
         }
         Ok(_) | Err(_) => url.to_owned(),
     }
-}
-
-fn http_url(flag: &str, text: &str) -> Result<Url, SettingError> {
-    Url::parse(text)
-        .ok()
-        .filter(|url| matches!(url.scheme(), "http" | "https") && url.has_host())
-        .ok_or_else(|| {
-            SettingError::new(format!("{flag} must be an http:// or https:// URL, not `{text}`"))
-        })
 }
 
 fn parse_duration(text: &str) -> Result<Duration, String> {
@@ -456,15 +396,9 @@ mod tests {
         #[command(flatten)]
         consume: ConsumeSettings,
         #[command(flatten)]
-        livekit: LivekitSettings,
-        #[command(flatten)]
         places: PlaceSettings,
         #[command(flatten)]
         links: LinkSettings,
-        #[command(flatten)]
-        sweep: SweepSettings,
-        #[command(flatten)]
-        key_set: KeySetSettings,
         #[command(flatten)]
         secrets: SecretSettings,
         #[command(flatten)]
@@ -491,10 +425,8 @@ mod tests {
         let checks = [
             all.store.check(),
             all.broker.check(),
-            all.livekit.credentials().map(|_| ()),
             all.secrets.source(&all.store).map(|_| ()),
             all.address.public_url().map(|_| ()),
-            all.key_set.url().map(|_| ()),
         ];
         let wrong = checks.into_iter().find_map(Result::err);
         wrong.map(|error| error.to_string()).unwrap_or_default()
@@ -507,9 +439,7 @@ mod tests {
         assert_eq!(all.broker.url(), None);
         assert_eq!(all.event.max_event_bytes, 4 * 1024 * 1024);
         assert_eq!(all.consume.prefetch, 500);
-        assert_eq!(all.sweep.abandon_after, Duration::from_hours(6));
         assert_eq!(all.places.recordings, ["finalizer-data/recordings"]);
-        assert_eq!(all.sweep.recording_deadline, Duration::from_mins(30));
         assert_eq!(all.links.presign_lifetime, Duration::from_mins(15));
         assert_eq!(all.address.public_url().unwrap(), "http://127.0.0.1:8080");
         let key = all.secrets.source(&all.store).unwrap();
@@ -535,18 +465,14 @@ mod tests {
             (vec!["--prefetch=70000"], "70000 is not in 1..=65535"),
             (vec!["--max-event-bytes=64MiB"], "between 1KiB and 32MiB"),
             (vec!["--max-event-bytes=4 apples"], "a size such as 4194304 or 4MiB"),
-            (vec!["--abandon-after=0s"], "a duration of zero makes no sense"),
-            (vec!["--recording-deadline=soon"], "a duration such as 90s, 30m or 6h"),
             (vec!["--presign-lifetime=0s"], "a duration of zero makes no sense"),
+            (vec!["--presign-lifetime=soon"], "a duration such as 90s, 30m or 6h"),
             (vec!["--presign-lifetime=8d"], "at most 7 days"),
             (vec!["--listen=8080"], "an address and a port such as 127.0.0.1:8080"),
             (vec!["--public-url=api.example.com"], "--public-url must be an http:// or https://"),
             (vec!["--public-url=https://a/?b=c"], "neither a query nor a fragment"),
-            (vec!["--jwks-url=file:///keys"], "--jwks-url must be an http:// or https://"),
             (vec!["--allow-private=10.0.0.0/33"], "a network such as 10.0.0.0/8"),
             (vec!["--roles=consume,cook"], "[possible values: consume, deliver, api]"),
-            (vec!["--livekit-api-key=a"], "given without --livekit-api-secret"),
-            (vec!["--livekit-api-secret=a"], "given without --livekit-api-key"),
         ] {
             let sentence = sentence(&arguments);
             assert!(sentence.contains(expected), "{arguments:?}: {sentence}");
@@ -559,7 +485,6 @@ mod tests {
             vec!["--database-url=mysql://user:hunter2@db/x"],
             vec!["--amqp-url=http://user:hunter2@rabbit"],
             vec!["--secret-key=hunter2", "--secret-key-file=key"],
-            vec!["--livekit-api-secret=hunter2"],
         ] {
             let sentence = sentence(&arguments);
             assert!(!sentence.is_empty() && !sentence.contains("hunter2"), "{sentence}");
@@ -575,7 +500,7 @@ mod tests {
 
     #[test]
     fn an_empty_variable_is_as_good_as_none() {
-        let arguments = ["--amqp-url=", "--secret-key=", "--public-url=", "--jwks-url="];
+        let arguments = ["--amqp-url=", "--secret-key=", "--public-url="];
         assert_eq!(sentence(&arguments), "");
     }
 

@@ -10,16 +10,17 @@ use tracing_subscriber::filter::Targets;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
-/// Libraries that tell at `info` what only their authors want to know.
-const NOISY: [&str; 8] = [
-    "sqlx",
-    "lapin",
-    "hyper",
-    "hyper_util",
-    "rustls",
-    "aws_config",
-    "aws_sdk_s3",
-    "aws_smithy_runtime",
+/// How loud libraries may be. Some tell at `info` what only their authors want to know; others
+/// log each error that they also return, which is told where it is handled.
+const NOISY: [(&str, LevelFilter); 8] = [
+    ("sqlx", LevelFilter::WARN),
+    ("lapin", LevelFilter::OFF),
+    ("hyper", LevelFilter::WARN),
+    ("hyper_util", LevelFilter::WARN),
+    ("rustls", LevelFilter::WARN),
+    ("aws_config", LevelFilter::OFF),
+    ("aws_sdk_s3", LevelFilter::OFF),
+    ("aws_smithy_runtime", LevelFilter::OFF),
 ];
 
 /// How a log line looks.
@@ -37,11 +38,11 @@ pub enum LogFormat {
 pub struct LogSettings {
     /// What to log: `error`, `warn`, `info`, `debug`, `trace`, or by module:
     /// `info,finalizer::courier=debug` [default: info for `run`, warn for all else]
-    #[arg(long, global = true, env = "FINALIZER_LOG", value_name = "LEVEL")]
+    #[arg(long, global = true, env = "FINALIZER_LOG", value_name = "LEVELS")]
     #[arg(value_parser = parse_filter)]
     pub log: Option<Targets>,
     /// How to log [default: text on a terminal, json elsewhere]
-    #[arg(long, global = true, env = "FINALIZER_LOG_FORMAT", value_enum)]
+    #[arg(long, global = true, env = "FINALIZER_LOG_FORMAT", value_name = "FORMAT", value_enum)]
     pub log_format: Option<LogFormat>,
 }
 
@@ -74,8 +75,8 @@ fn parse_filter(text: &str) -> Result<Targets, String> {
 
 /// Adds the general level, at which noisy libraries do not speak unless `text` names them.
 fn quieted(asked: Targets, text: &str, general: LevelFilter) -> Targets {
-    let quiet = NOISY.into_iter().filter(|noisy| !text.contains(noisy));
-    let quiet = quiet.map(|noisy| (noisy, general.min(LevelFilter::WARN)));
+    let quiet = NOISY.into_iter().filter(|(noisy, _)| !text.contains(noisy));
+    let quiet = quiet.map(|(noisy, loudest)| (noisy, general.min(loudest)));
     asked.with_default(general).with_targets(quiet)
 }
 
@@ -91,6 +92,7 @@ mod tests {
         assert!(filter.would_enable("finalizer::intake", &Level::DEBUG));
         assert!(!filter.would_enable("sqlx::query", &Level::INFO));
         assert!(filter.would_enable("sqlx::query", &Level::WARN));
+        assert!(!filter.would_enable("lapin::channel", &Level::ERROR));
         let filter = parse_filter("error,sqlx=debug").unwrap();
         assert!(filter.would_enable("sqlx::query", &Level::DEBUG));
         assert!(!filter.would_enable("lapin", &Level::WARN));

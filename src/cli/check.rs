@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 
 use crate::config::{BrokerSettings, PlaceSettings, StoreSettings};
 use crate::intake::amqp::{self, AmqpSettings};
+use crate::recordings::PlaceError;
 
 use super::output::OutputSettings;
 use super::{Stop, open, output};
@@ -68,7 +69,10 @@ impl CheckCommand {
         let places = open::places(&self.places)?;
         let answers = places.check().await.into_iter();
         let findings = answers.map(|(place, answer)| {
-            let trouble = answer.err().map(|error| error.to_string());
+            let trouble = answer.err().map(|error| match error {
+                PlaceError::Unavailable { reason, .. } => reason,
+                PlaceError::Outside(_) => error.to_string(),
+            });
             Finding { part: "recordings", place, trouble }
         });
         Ok(findings.collect())

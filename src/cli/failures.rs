@@ -70,10 +70,14 @@ impl ListFailures {
         let failures: Vec<Value> = failures.iter().map(shown).collect();
         self.output.list(
             &failures,
-            ["id", "code", "session", "source", "seen", "last seen", "pointer", "what to change"],
+            ["id", "code", "source", "seen", "last seen", "what to change"],
             |failure| {
-                ["id", "code", "session_id", "source", "seen", "last_seen_at", "pointer", "message"]
-                    .map(|name| output::field(failure, name))
+                let told = ["pointer", "message"].map(|name| output::cell(failure, name));
+                let what = told.join("  ").trim_start().to_owned();
+                let [id, code, source, seen, last_seen] =
+                    ["id", "code", "source", "seen", "last_seen_at"]
+                        .map(|name| output::cell(failure, name));
+                [id, code, source, seen, last_seen, what]
             },
             "There are no such failures.",
         )

@@ -51,8 +51,9 @@ pub(super) fn tell(bar: &ProgressBar, source: &str, what: &str) {
 
 /// Tells of an event that cannot be finalized.
 pub(super) fn tell_rejection(bar: &ProgressBar, source: &str, rejection: &Rejection) {
-    let pointer = rejection.pointer.as_ref().map(|pointer| format!("{pointer}  "));
-    let pointer = pointer.unwrap_or_default();
+    // An empty pointer means the whole event.
+    let pointer = rejection.pointer.as_ref().filter(|pointer| !pointer.is_empty());
+    let pointer = pointer.map(|pointer| format!("{pointer}  ")).unwrap_or_default();
     tell(bar, source, &format!("{}  {pointer}{}", rejection.code, rejection.message));
 }
 

@@ -30,8 +30,8 @@ pub(super) struct CreateKey {
     #[arg(long)]
     staff: bool,
     /// What to call it
-    #[arg(long, value_name = "NAME", default_value = "")]
-    name: String,
+    #[arg(long, value_name = "NAME")]
+    name: Option<String>,
     #[command(flatten)]
     store: StoreSettings,
     #[command(flatten)]
@@ -62,7 +62,7 @@ impl CreateKey {
         let now = SystemClock::default().now();
         let new = NewApiKey {
             key_id: clock::new_id(now),
-            name: self.name,
+            name: self.name.unwrap_or_default(),
             user: self.user,
             is_staff: self.staff,
             created_at: now,
@@ -89,7 +89,7 @@ impl ListKeys {
             ["id", "key", "name", "user", "staff", "active", "created"],
             |key| {
                 ["id", "key_preview", "name", "user", "is_staff", "is_active", "created_at"]
-                    .map(|field| output::field(key, field))
+                    .map(|field| output::cell(key, field))
             },
             "There are no keys yet: make one with `finalizer keys create --user ID`.",
         )

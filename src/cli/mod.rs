@@ -17,6 +17,7 @@ mod sessions;
 use std::io;
 use std::process::ExitCode;
 
+use clap::error::ErrorKind;
 use clap::{Parser, Subcommand};
 use tracing::level_filters::LevelFilter;
 
@@ -165,11 +166,7 @@ impl Stop {
 pub fn main() -> ExitCode {
     let line = match CommandLine::try_parse() {
         Ok(line) => line,
-        Err(error) => {
-            // Help and version come this way, too. Nobody is left to tell if it cannot be shown.
-            let _ = error.print();
-            return ExitCode::from(u8::from(error.use_stderr()) * 2);
-        }
+        Err(error) => return misread(&error),
     };
     let level =
         if matches!(line.command, Command::Run(_)) { LevelFilter::INFO } else { LevelFilter::WARN };
@@ -182,6 +179,31 @@ pub fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(stop) => stop.told(),
     }
+}
+
+/// Shows help and version, or says in one sentence what is wrong with the command line.
+fn misread(error: &clap::Error) -> ExitCode {
+    if error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand || !error.use_stderr() {
+        // Nobody is left to tell if it cannot be shown.
+        let _ = error.print();
+        return ExitCode::from(u8::from(error.use_stderr()) * 2);
+    }
+    output::remark(one_sentence(&error.render().to_string()));
+    ExitCode::from(2)
+}
+
+/// What `clap` says on many lines, without the usage that follows it.
+fn one_sentence(text: &str) -> String {
+    let is_said = |line: &&str| !line.starts_with("Usage:");
+    let lines = text.lines().map(str::trim).take_while(is_said);
+    let mut sentence = String::new();
+    for line in lines.filter(|line| !line.is_empty() && !line.starts_with("For more information")) {
+        if !sentence.is_empty() {
+            sentence.push_str(if sentence.ends_with(':') { " " } else { "; " });
+        }
+        sentence.push_str(line);
+    }
+    sentence
 }
 
 impl Command {
@@ -198,5 +220,59 @@ impl Command {
             Self::Migrate(command) => command.perform().await,
             Self::Check(command) => command.perform().await,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use clap::{Arg, CommandFactory as _};
+
+    use super::*;
+
+    /// Every setting of every command: its flag, then its variable and its default.
+    fn settings(command: &clap::Command) -> BTreeMap<String, (String, String)> {
+        let own = command.get_arguments().filter_map(|argument| {
+            let flag = format!("--{}", argument.get_long()?);
+            let variable = argument.get_env()?.to_str()?.to_owned();
+            Some((flag, (variable, default_of(argument))))
+        });
+        own.chain(command.get_subcommands().flat_map(settings)).collect()
+    }
+
+    fn default_of(argument: &Arg) -> String {
+        // A switch is off, which goes without saying.
+        let values = argument.get_default_values().iter().filter_map(|value| value.to_str());
+        values.filter(|value| *value != "false").collect::<Vec<_>>().join(",")
+    }
+
+    #[test]
+    fn the_readme_has_every_setting_with_its_variable_and_its_default() {
+        let mut settings = settings(&CommandLine::command());
+        for row in include_str!("../../README.md").lines().filter(|row| row.starts_with("| `--")) {
+            let cells: Vec<&str> = row.split('|').map(str::trim).collect();
+            let [_, flag, variable, default, _] = cells[..] else { panic!("{row}") };
+            let flag = flag.split('`').nth(1).unwrap();
+            let (its_variable, its_default) = settings.remove(flag).expect(flag);
+            assert_eq!(variable, format!("`{its_variable}`"), "{flag}");
+            if !its_default.is_empty() {
+                assert_eq!(default, format!("`{its_default}`"), "{flag}");
+            }
+        }
+        assert!(settings.is_empty(), "missing: {settings:?}");
+    }
+
+    #[test]
+    fn the_command_line_is_put_together_without_contradictions() {
+        CommandLine::command().debug_assert();
+    }
+
+    #[test]
+    fn many_lines_become_one_sentence() {
+        let text = "error: these are missing:\n  --owner <ID>\n  <URL>\n\nUsage: finalizer add\n";
+        assert_eq!(one_sentence(text), "error: these are missing: --owner <ID>; <URL>");
+        let text = "error: no `runn`\n\n  tip: try `run`\n\nFor more information, try '--help'.\n";
+        assert_eq!(one_sentence(text), "error: no `runn`; tip: try `run`");
     }
 }

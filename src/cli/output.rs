@@ -2,9 +2,10 @@
 
 use std::io::{self, Write as _};
 
-use comfy_table::{Cell, ContentArrangement, LineStyle, Table, presets};
+use comfy_table::{Cell, ColumnConstraint, ContentArrangement, LineStyle, Table, presets};
 use serde::Serialize;
 use serde_json::Value;
+use terminal_size::{Width, terminal_size_of};
 
 use super::Stop;
 
@@ -12,7 +13,7 @@ use super::Stop;
 #[derive(Debug, Clone, Copy, clap::Args)]
 pub(super) struct OutputSettings {
     /// Print JSON: `{"data": …}`
-    #[arg(long)]
+    #[arg(long, help_heading = None::<&'static str>)]
     pub(super) json: bool,
 }
 
@@ -73,10 +74,41 @@ pub(super) fn table<const COLUMNS: usize>(
     for row in rows {
         table.add_row(row.map(|cell| Cell::new(plain(&cell))));
     }
+    if let Some((Width(terminal), _)) = terminal_size_of(io::stdout()) {
+        wrap_last_column(&mut table, terminal);
+    }
     line(table.trim_fmt())
 }
 
-/// A member of a JSON object as a cell; nothing when it is `null`.
+/// A last column that is narrower than this is not worth wrapping into.
+const NARROWEST: u16 = 30;
+
+/// On a terminal sentences are wrapped; what is copied (ids, URLs) never is.
+fn wrap_last_column(table: &mut Table, terminal: u16) {
+    let widths = table.column_max_content_widths();
+    let Some((_, others)) = widths.split_last() else { return };
+    // Each has a space on both sides and one behind it.
+    let taken = others.iter().fold(0_u16, |sum, width| sum.saturating_add(width.saturating_add(3)));
+    let room = terminal.saturating_sub(taken);
+    if room >= NARROWEST
+        && let Some(column) = table.column_mut(others.len())
+    {
+        column.set_constraint(ColumnConstraint::UpperBoundary(comfy_table::Width::Fixed(room)));
+    }
+}
+
+/// A member as a cell of a table: a time is cut to the second.
+pub(super) fn cell(object: &Value, name: &str) -> String {
+    let text = field(object, name);
+    match text.split_once('.') {
+        Some((seconds, rest)) if name.ends_with("_at") && rest.ends_with('Z') => {
+            format!("{seconds}Z")
+        }
+        _ => text,
+    }
+}
+
+/// A member of a JSON object as text; nothing when it is `null`.
 pub(super) fn field(object: &Value, name: &str) -> String {
     match &object[name] {
         Value::Null => String::new(),
@@ -85,10 +117,13 @@ pub(super) fn field(object: &Value, name: &str) -> String {
     }
 }
 
-/// A JSON object for people: a line a member.
+/// A JSON object for people: a line for each member that says something.
 pub(super) fn members(object: &Value) -> Result<(), Stop> {
     for name in object.as_object().into_iter().flat_map(serde_json::Map::keys) {
-        line(format!("{name:>15}  {}", plain(&field(object, name))))?;
+        let text = field(object, name);
+        if !text.is_empty() {
+            line(format!("{name:>15}  {}", plain(&text)))?;
+        }
     }
     Ok(())
 }
@@ -112,7 +147,31 @@ pub(super) fn plain(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::plain;
+    use super::*;
+
+    #[test]
+    fn only_sentences_are_wrapped_and_only_where_there_is_room() {
+        let sentence = "Expected an integer of 64 bits, found a string.";
+        let shown = |terminal| {
+            let mut table = Table::new();
+            table.load_style(presets::NOTHING);
+            table.set_content_arrangement(ContentArrangement::Disabled);
+            table.add_row(["01a2070c-b87c-7cd5-a530-6a929e457f35", sentence]);
+            wrap_last_column(&mut table, terminal);
+            table.trim_fmt()
+        };
+        assert_eq!(shown(200).lines().count(), 1);
+        let wrapped = shown(80);
+        assert!(wrapped.lines().count() == 2 && wrapped.contains("b87c-7cd5-a530"), "{wrapped}");
+        assert!(wrapped.lines().all(|line| line.chars().count() <= 80), "{wrapped}");
+        assert_eq!(shown(40).lines().count(), 1, "too narrow to be of use");
+    }
+
+    #[test]
+    fn a_time_in_a_table_ends_with_its_seconds() {
+        let object = serde_json::json!({ "last_seen_at": "2026-11-23T06:16:43.901386Z" });
+        assert_eq!(cell(&object, "last_seen_at"), "2026-11-23T06:16:43Z");
+    }
 
     #[test]
     fn text_from_outside_cannot_steer_the_terminal() {

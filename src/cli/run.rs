@@ -12,13 +12,15 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use crate::api::{self, ApiState, Authenticator, Origins};
 use crate::clock::SystemClock;
 use crate::config::{
-    AccessSettings, AddressSettings, BrokerSettings, ConsumeSettings, EventSettings, LinkSettings,
-    PlaceSettings, PriceSettings, Role, SecretSettings, StoreSettings, WebhookSettings,
+    AccessSettings, AddressSettings, BrokerSettings, ConsumeSettings, DEFAULT_RECORDINGS,
+    EventSettings, LinkSettings, PlaceSettings, PriceSettings, Role, SecretSettings, StoreSettings,
+    WebhookSettings,
 };
 use crate::courier::{
     self, ATTEMPT_DEADLINE, Client, ClientOptions, Courier, CourierDied, CourierParts,
 };
 use crate::finalize::PriceBook;
+use crate::health::Health;
 use crate::intake::amqp::{self, AmqpSettings};
 use crate::intake::{self, Intake, IntakeDied, IntakeParts, NoDesk};
 use crate::recordings::{Places, PlacesSettings};
@@ -31,11 +33,11 @@ use super::{Stop, open};
 /// `finalizer run`
 #[derive(Args)]
 pub(super) struct RunCommand {
-    #[command(flatten)]
-    settings: RunSettings,
     /// Bring the database to this release's layout first; SQLite always is
     #[arg(long, env = "FINALIZER_MIGRATE", value_parser = BoolishValueParser::new())]
     migrate: bool,
+    #[command(flatten)]
+    settings: RunSettings,
 }
 
 /// Everything that a running process is told.
@@ -73,6 +75,8 @@ impl RunCommand {
     pub(super) async fn perform(self) -> Result<(), Stop> {
         let mut settings = self.settings;
         settings.check()?;
+        settings.make_default_folder()?;
+        warn_of_few_files();
         let shutdown = shutdown::on_signal()?;
         if self.migrate {
             store::migrate(&settings.store.database_url).await?;
@@ -110,6 +114,17 @@ impl RunSettings {
         Ok(())
     }
 
+    /// Makes the recordings folder that nobody chose. A folder that somebody chose must be there:
+    /// it may be a disk that is not mounted yet.
+    fn make_default_folder(&self) -> Result<(), Stop> {
+        if !self.places.recordings.iter().any(|place| place == DEFAULT_RECORDINGS) {
+            return Ok(());
+        }
+        std::fs::create_dir_all(DEFAULT_RECORDINGS).map_err(|error| {
+            Stop::Absent(format!("cannot make the folder {DEFAULT_RECORDINGS}: {error}"))
+        })
+    }
+
     fn authenticator(&self) -> Result<Authenticator, Stop> {
         let pem = match self.access.public_key_file() {
             Some(path) => Some(std::fs::read(path).map_err(|error| {
@@ -130,6 +145,30 @@ impl RunSettings {
         };
         Places::new(&settings).map_err(|error| Stop::Usage(format!("--recordings: {error}")))
     }
+}
+
+/// Webhooks in flight, database connections, the API's own: with fewer files than this a busy
+/// process fails where it need not.
+const FILES_WANTED: u64 = 4096;
+
+/// Warns at the start if the process may open too few files.
+fn warn_of_few_files() {
+    // Only Linux has this file.
+    let Ok(limits) = std::fs::read_to_string("/proc/self/limits") else { return };
+    if let Some(files) = soft_file_limit(&limits)
+        && files < FILES_WANTED
+    {
+        tracing::warn!(
+            "only {files} files may be open, too few for a busy process: raise the limit to \
+             {FILES_WANTED} (`ulimit -n {FILES_WANTED}`, or LimitNOFILE in a unit of systemd)"
+        );
+    }
+}
+
+/// The soft limit of open files, from the text of `/proc/self/limits`; `None` if unlimited.
+fn soft_file_limit(limits: &str) -> Option<u64> {
+    let line = limits.lines().find_map(|line| line.strip_prefix("Max open files"))?;
+    line.split_whitespace().next()?.parse().ok()
 }
 
 /// Binds the API's address.
@@ -156,6 +195,7 @@ struct Parts<'a> {
     keyring: Keyring,
     places: Arc<Places>,
     clock: Arc<SystemClock>,
+    health: Arc<Health>,
     shutdown: CancellationToken,
     tasks: Tasks,
 }
@@ -187,6 +227,7 @@ impl Service {
             store: open::store_to_write(&settings.store).await?,
             keyring,
             clock: Arc::default(),
+            health: Arc::default(),
             tasks: Tasks::new(shutdown.clone()),
             shutdown,
         };
@@ -272,9 +313,10 @@ impl Parts<'_> {
             is_declaring: !self.settings.broker.no_declare,
         };
         let (intake, shutdown) = (intake.clone(), self.shutdown.clone());
+        let health = Arc::clone(&self.health);
         self.tasks.spawn("consumer", async move {
             let _bringing = bringing;
-            amqp::run(settings, intake, shutdown).await
+            amqp::run(settings, intake, health, shutdown).await
         });
     }
 
@@ -291,7 +333,7 @@ impl Parts<'_> {
             authenticator: Arc::new(authenticator),
             places: Arc::clone(&self.places),
             intake,
-            health: Arc::default(),
+            health: Arc::clone(&self.health),
             origins,
         });
         tracing::info!(api.url = self.public_url, "the API is up");
@@ -307,5 +349,20 @@ impl Parts<'_> {
 impl intake::Desk for courier::Desk {
     fn accept(&self, owed: Vec<Owed>) {
         self.accept(owed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::soft_file_limit;
+
+    #[test]
+    fn the_soft_limit_of_open_files_is_read() {
+        let limits = "Limit                     Soft Limit           Hard Limit           Units\n\
+                      Max processes             63000                63000                processes\n\
+                      Max open files            1024                 524288               files\n";
+        assert_eq!(soft_file_limit(limits), Some(1024));
+        assert_eq!(soft_file_limit("Max open files  unlimited  unlimited  files"), None);
+        assert_eq!(soft_file_limit(""), None);
     }
 }

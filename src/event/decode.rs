@@ -110,7 +110,7 @@ pub(super) fn about_beginning(rejection: Rejection, bytes: &[u8]) -> Rejection {
 
 fn not_utf8(bytes: &[u8], offset: usize) -> Rejection {
     let line = 1 + memchr::memchr_iter(b'\n', &bytes[..offset]).count();
-    let message = format!("The event is no JSON: byte {offset} (line {line}) is not UTF-8.");
+    let message = format!("The event is not JSON: byte {offset} (line {line}) is not UTF-8.");
     about_beginning(Rejection::new(FailureCode::MalformedJson, message), bytes)
 }
 
@@ -119,13 +119,13 @@ fn malformed(text: &str, error: &serde_json::Error) -> Rejection {
         "The event is empty: a JSON object was expected.".to_owned()
     } else if is_at_non_number(text, error) {
         format!(
-            "The event is no JSON: NaN, Infinity and -Infinity are no JSON numbers, leave such a \
+            "The event is not JSON: NaN, Infinity and -Infinity are not JSON numbers, leave such a \
              field out (line {}, column {}).",
             error.line(),
             error.column()
         )
     } else {
-        format!("The event is no JSON: {error}.")
+        format!("The event is not JSON: {error}.")
     };
     Rejection::new(FailureCode::MalformedJson, message)
 }

@@ -27,6 +27,13 @@ pub struct PriceBook {
     prices: HashMap<(UsageKind, String, String), Price>,
 }
 
+/// In one sentence: the library's own has several lines.
+fn no_toml(text: &str, error: &toml::de::Error) -> String {
+    let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
+    let line = before.matches('\n').count() + 1;
+    format!("the price book is no TOML: line {line}: {}", error.message())
+}
+
 /// Why a price book cannot be used; names the entry.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
@@ -78,8 +85,8 @@ impl PriceBook {
     /// If the text is no TOML, or an entry cannot be used; the error names the entry and says
     /// what to change.
     pub fn parse(text: &str) -> Result<Self, PriceBookError> {
-        let document: toml::Table = toml::from_str(text)
-            .map_err(|error| PriceBookError(format!("the price book is no TOML: {error}")))?;
+        let document: toml::Table =
+            toml::from_str(text).map_err(|error| PriceBookError(no_toml(text, &error)))?;
         let mut prices = HashMap::new();
         for (key, value) in document {
             let toml::Value::Array(entries) = value else { return Err(unknown_table(&key)) };

@@ -469,8 +469,8 @@ fn other_content(event: &Session) -> Rejection {
         session_id: Some(event.session_id),
         ..Rejection::new(
             FailureCode::ConflictingEvent,
-            "The session is already finalized from an event with other content and stays as it \
-             is; if this event is the right one, replay it with --supersede.",
+            "The session is already finalized from an event with other content, and stays as it \
+             is: give every call a session_id of its own, and send an event again as it was.",
         )
     }
 }

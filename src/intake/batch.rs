@@ -290,7 +290,7 @@ fn store_rejected() -> Rejection {
     Rejection::new(
         FailureCode::StoreRejected,
         "The database refuses what this event holds; look for a value out of the ordinary, and \
-         replay the event once it is changed.",
+         send the event again once it is changed.",
     )
 }
 

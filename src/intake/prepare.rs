@@ -33,7 +33,7 @@ pub fn dead_letter(event: RawEvent, reason: &str, now: DateTime<Utc>) -> Prepare
     let RawEvent { bytes, source } = event;
     let message = format!(
         "The broker gave up on this message ({reason}): it was handed out too often without being \
-         acknowledged; look for a worker that crashed on it, then replay it."
+         acknowledged; look for a worker that crashed on it, then send it again."
     );
     Prepared {
         change: Err(about(&bytes, Rejection::new(FailureCode::DeliveryLimit, message))),
@@ -68,8 +68,8 @@ fn read(bytes: &[u8], prices: &PriceBook) -> Read {
 }
 
 fn panicked(bytes: &[u8]) -> Rejection {
-    let message = "Finalizer itself failed on this event, which is a defect; report it, and replay \
-                   the event once it is mended.";
+    let message = "Finalizer itself failed on this event, which is a defect; report it, and send \
+                   the event again once it is mended.";
     let rejection = Rejection::new(FailureCode::InternalError, message);
     tracing::error!(event.bytes = bytes.len(), "an event made the program panic; it is kept");
     rejection

@@ -68,7 +68,13 @@ impl Folder {
     }
 
     fn unavailable(&self, error: &std::io::Error) -> PlaceError {
-        PlaceError::Unavailable { place: self.url(), reason: error.to_string() }
+        let reason = match error.kind() {
+            ErrorKind::NotFound => {
+                "there is no such folder (`finalizer run` makes only the default one)".to_owned()
+            }
+            _ => error.to_string(),
+        };
+        PlaceError::Unavailable { place: self.url(), reason }
     }
 }
 

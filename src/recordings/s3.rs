@@ -1,13 +1,14 @@
 //! Recordings in S3, or in anything that speaks like it.
 
+use std::error::Error;
+use std::fmt::Write as _;
 use std::time::{Duration, SystemTime};
 
-use aws_config::meta::region::RegionProviderChain;
 use aws_config::timeout::TimeoutConfig;
 use aws_config::{BehaviorVersion, Region, SdkConfig};
 use aws_sdk_s3::Client;
 use aws_sdk_s3::config::{RequestChecksumCalculation, ResponseChecksumValidation};
-use aws_sdk_s3::error::{DisplayErrorContext, SdkError};
+use aws_sdk_s3::error::SdkError;
 use aws_sdk_s3::presigning::PresigningConfig;
 use aws_smithy_http_client::tls::{Provider, rustls_provider::CryptoMode};
 use aws_types::service_config::ServiceConfigKey;
@@ -103,7 +104,7 @@ impl S3 {
         };
         match tokio::time::timeout(SIGN_TIMEOUT, signing).await {
             Ok(Ok(request)) => Ok(request.uri().to_owned()),
-            Ok(Err(error)) => Err(bucket.unavailable(DisplayErrorContext(error).to_string())),
+            Ok(Err(error)) => Err(bucket.unavailable(with_causes(&error))),
             Err(_) => Err(bucket.unavailable("no credentials were found in time")),
         }
     }
@@ -120,7 +121,7 @@ impl S3 {
                 // Without the right to list, S3 says 403 for what is not there, too.
                 Err(bucket.unavailable("we may not read it (s3:GetObject and s3:ListBucket)"))
             }
-            Err(error) => Err(bucket.unavailable(DisplayErrorContext(error).to_string())),
+            Err(error) => Err(bucket.unavailable(with_causes(&error))),
         }
     }
 
@@ -132,7 +133,7 @@ impl S3 {
                 403 => Err(bucket.unavailable("we may not see the bucket (s3:ListBucket)")),
                 status => Err(bucket.unavailable(format!("it answered {status}"))),
             },
-            Err(error) => Err(bucket.unavailable(DisplayErrorContext(error).to_string())),
+            Err(error) => Err(bucket.unavailable(with_causes(&error))),
         }
     }
 
@@ -143,14 +144,28 @@ impl S3 {
 
 /// Makes a client of the ordinary `AWS_*` variables and files.
 async fn connect() -> Client {
-    let region = RegionProviderChain::default_provider().or_else(Region::new("us-east-1"));
-    let config = aws_config::defaults(BehaviorVersion::v2026_01_12())
+    // The loader finds the region by itself: a region provider that is made here would have no
+    // HTTP client to ask Amazon's metadata service with, and panic.
+    let mut config = aws_config::defaults(BehaviorVersion::v2026_01_12())
         .http_client(https())
-        .region(region)
         .timeout_config(TimeoutConfig::builder().operation_timeout(ASK_TIMEOUT).build())
         .load()
         .await;
+    if config.region().is_none() {
+        config = config.into_builder().region(Region::new("us-east-1")).build();
+    }
     Client::from_conf(s3_config(&config).build())
+}
+
+/// What went wrong, and what made it so: the SDK's outermost error alone says nothing.
+fn with_causes(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let _ = write!(text, ": {error}");
+        cause = error.source();
+    }
+    text
 }
 
 /// The project's one TLS stack.

@@ -42,7 +42,7 @@ pub enum StoreError {
     #[error("the database refused the data: {0}")]
     Rejected(#[source] anyhow::Error),
     /// A defect: a stored value that cannot be read back, a missing migration.
-    #[error("{0:#}")]
+    #[error("{0}")]
     Broken(#[source] anyhow::Error),
 }
 

@@ -13,7 +13,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
-use sqlx::{Postgres as Db, query, query_as, query_scalar};
+use sqlx::{Connection as _, PgConnection, Postgres as Db, query, query_as, query_scalar};
 use uuid::Uuid;
 
 use super::rows::{
@@ -193,26 +193,57 @@ pub struct Postgres {
     installation: Uuid,
 }
 
+/// How long a connection may take to come.
+const CONNECT_WITHIN: Duration = Duration::from_secs(5);
+
 /// Connects, and makes sure that what is committed here stays committed.
 async fn connect(url: &str) -> Result<PgPool, StoreError> {
     let options = PgConnectOptions::from_str(url)
         .map_err(|error| StoreError::Broken(error.into()))?
         .application_name("finalizer")
         .options([("synchronous_commit", "on"), ("statement_timeout", "10000")]);
-    let pool = PgPoolOptions::new()
-        .max_connections(12)
-        .acquire_timeout(Duration::from_secs(5))
-        .connect_with(options)
-        .await
-        .map_err(failed)?;
-    let is_standby: bool =
-        query_scalar("SELECT pg_is_in_recovery()").fetch_one(&pool).await.map_err(failed)?;
-    if is_standby {
-        return Err(StoreError::Broken(anyhow::anyhow!(
+    require_primary(&options).await?;
+    let pool = PgPoolOptions::new().max_connections(12).acquire_timeout(CONNECT_WITHIN);
+    Ok(pool.connect_lazy_with(options))
+}
+
+/// Asks with a connection of its own: a pool tries again until its time is up, and then does not
+/// know why.
+async fn require_primary(options: &PgConnectOptions) -> Result<(), StoreError> {
+    let ask = async {
+        let mut connection = PgConnection::connect_with(options).await?;
+        let is_standby: bool =
+            query_scalar("SELECT pg_is_in_recovery()").fetch_one(&mut connection).await?;
+        connection.close().await?;
+        Ok(is_standby)
+    };
+    let answer = tokio::time::timeout(CONNECT_WITHIN, ask).await;
+    match answer.unwrap_or(Err(sqlx::Error::PoolTimedOut)) {
+        Ok(false) => Ok(()),
+        Ok(true) => Err(StoreError::Broken(anyhow::anyhow!(
             "this PostgreSQL is a read-only standby; give the address of the primary"
-        )));
+        ))),
+        Err(error) => Err(unusable(options, error)),
     }
-    Ok(pool)
+}
+
+/// Says where and why, without the password.
+fn unusable(options: &PgConnectOptions, error: sqlx::Error) -> StoreError {
+    let place = match options.get_socket() {
+        Some(socket) => socket.display().to_string(),
+        None => format!("{}:{}", options.get_host(), options.get_port()),
+    };
+    let reason = match &error {
+        sqlx::Error::Io(error) => error.to_string(),
+        sqlx::Error::Database(error) => error.message().to_owned(),
+        sqlx::Error::PoolTimedOut => format!("no answer within {CONNECT_WITHIN:?}"),
+        other => other.to_string(),
+    };
+    let sentence = anyhow::anyhow!("PostgreSQL at {place}: {reason}");
+    match failed(error) {
+        StoreError::Transient(_) => StoreError::Transient(sentence),
+        StoreError::Rejected(_) | StoreError::Broken(_) => StoreError::Broken(sentence),
+    }
 }
 
 impl Postgres {

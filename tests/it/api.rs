@@ -395,6 +395,40 @@ async fn every_event_gets_its_answer_in_the_order_of_the_events() {
 }
 
 #[tokio::test]
+async fn a_document_is_one_event_and_ndjson_may_have_none() {
+    let api = Api::start().await;
+    let two = format!("{}\n{}", ended(fresh_id()), ended(fresh_id()));
+    let answer = api.post_events("application/json", &api.staff_key, two.clone()).await;
+    let data = &answer.json()["data"];
+    assert_eq!(data.as_array().unwrap().len(), 1, "two documents are no JSON: {data}");
+    assert_eq!(data[0]["code"], json!("malformed_json"));
+    let answer = api.post_events("application/x-ndjson; charset=utf-8", &api.staff_key, two).await;
+    assert_eq!(answer.json()["data"].as_array().unwrap().len(), 2);
+    let answer = api.post_events("application/x-ndjson", &api.staff_key, "\n\n").await;
+    assert_eq!((answer.status, &answer.json()["data"]), (StatusCode::OK, &json!([])));
+}
+
+#[tokio::test]
+async fn an_answer_says_what_is_wrong_and_where() {
+    let api = Api::start().await;
+    let session_id = fresh_id();
+    let mut event = ended(session_id);
+    event["event_id"] = json!("call-17");
+    event["character_owner"] = json!("seven");
+    let answer = &api.take(&[event]).await[0];
+    let mut names: Vec<&str> = answer.as_object().unwrap().keys().map(String::as_str).collect();
+    names.sort_unstable();
+    assert_eq!(
+        names,
+        ["code", "event_id", "failure_id", "index", "message", "pointer", "session_id", "status"]
+    );
+    assert_eq!(answer["event_id"], json!("call-17"));
+    assert_eq!(answer["session_id"], json!(session_id));
+    assert_eq!(answer["pointer"], json!("/character_owner"));
+    assert!(answer["message"].as_str().unwrap().starts_with("Expected an integer"), "{answer}");
+}
+
+#[tokio::test]
 async fn a_body_beyond_32_mebibytes_is_refused() {
     let api = Api::start().await;
     let body = vec![b' '; (32 << 20) + 1];

@@ -120,6 +120,11 @@ fn a_run_serves_until_it_is_told_to_stop() {
     let taken = desk.run(&["run", "--listen", &address]).ended(3);
     assert!(taken.err.contains("--listen"), "{}", taken.err);
 
+    desk.write("other.ndjson", &call(&[("session_id", json!(NOBODY))]));
+    let beside = desk.run(&["ingest", "other.ndjson", "--json"]).ended(0);
+    assert_eq!(beside.data()["finalized"], 1);
+    desk.run(&["check"]).ended(0);
+
     let terminated = Command::new("kill").arg(server.id().to_string()).status().unwrap();
     assert!(terminated.success());
     assert!(server.wait().unwrap().success());
@@ -169,6 +174,26 @@ fn what_fails_is_told_with_its_line_and_kept() {
     assert_eq!(failure["source"], "file:calls.ndjson:3");
     let raw = desk.run(&["failures", "show", failure["id"].as_str().unwrap(), "--raw"]).ended(0);
     assert_eq!(raw.out.trim_end(), wrong.trim_end());
+}
+
+#[test]
+fn every_bad_sample_fails_with_the_code_that_it_is_named_for() {
+    let desk = Desk::new();
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/bad");
+    let mut files: Vec<_> = folder.read_dir().unwrap().map(|file| file.unwrap().path()).collect();
+    files.sort();
+    let mut command = desk.command(&["ingest"]);
+    let run = Run::of(command.args(&files).output().unwrap()).ended(1);
+    // Told as they are answered, which need not be the order of the files.
+    assert_eq!(run.err.lines().count(), files.len() - 1, "{}", run.err);
+    for line in run.err.lines() {
+        let (place, rest) = line.split_once("  ").unwrap();
+        let (code, sentence) = rest.split_once("  ").unwrap();
+        let name = place.rsplit('/').next().unwrap();
+        assert!(name.starts_with(code) && sentence.ends_with('.'), "{line}");
+    }
+    let list = desk.run(&["failures", "list", "--json"]).ended(0).data();
+    assert_eq!(list.as_array().unwrap().len(), files.len() - 1);
 }
 
 #[test]
@@ -324,7 +349,7 @@ fn wrong_usage_ends_with_two_and_one_sentence() {
         (vec!["run", "--amqp-url", "rabbit"], "--amqp-url must be"),
         (vec!["run", "--roles", "consume"], "nothing to do without --amqp-url"),
         (vec!["run", "--prices", "nowhere.toml"], "--prices: nowhere.toml"),
-        (vec!["run", "--prices", "prices.toml"], "--prices: prices.toml"),
+        (vec!["run", "--prices", "prices.toml"], "line 1: key with no value"),
         (vec!["run", "--secret-key", "aa", "--secret-key-file", "key.txt"], "not both"),
         (vec!["run", "--secret-key", "aa"], "--secret-key: "),
         (vec!["run", "--secret-key-file", "key.txt"], "--secret-key-file: key.txt"),
@@ -338,14 +363,23 @@ fn wrong_usage_ends_with_two_and_one_sentence() {
         (vec!["failures", "list", "--code", "bad_luck"], "malformed_json"),
         (vec!["sessions", "show", "sess_a1b2c3"], "sess_a1b2c3"),
         (vec!["endpoints", "add", "https://example.com/", "--owner", "me"], "`all`"),
+        (vec!["endpoints", "add"], "--owner <ID|all>"),
+        (vec!["run", "--colour", "red"], "--colour"),
+        (vec!["run", "--prefetch", "0"], "--prefetch"),
+        (vec!["run", "--roles", "consume,cook"], "consume, deliver, api"),
+        (vec!["run", "--abandon-after", "1h"], "--abandon-after"),
+        (vec!["rum"], "'run'"),
     ] {
         // Not the API's default port: another program may have it.
         let arguments = match arguments[0] {
-            "run" => [&arguments[..], &["--listen", "127.0.0.1:0"]].concat(),
+            "run" if !arguments.contains(&"--listen") => {
+                [&arguments[..], &["--listen", "127.0.0.1:0"]].concat()
+            }
             _ => arguments,
         };
         let run = desk.run(&arguments).ended(2);
         assert!(run.err.contains(sentence), "{arguments:?}: {}", run.err);
+        assert_eq!(run.err.lines().count(), 1, "{arguments:?}: {}", run.err);
         assert!(run.out.is_empty(), "{arguments:?}: {}", run.out);
     }
     assert!(!desk.path().join("finalizer-data/finalizer.db").exists(), "nothing was started");
@@ -355,22 +389,99 @@ fn wrong_usage_ends_with_two_and_one_sentence() {
 fn a_dependency_that_is_not_there_ends_with_three() {
     let desk = Desk::new();
     desk.write("call.json", CALL);
-    let postgres = ["--database-url", "postgres://nobody@127.0.0.1:1/nothing"];
-    let nowhere = ["--amqp-url", "amqp://127.0.0.1:1/%2f"];
-    for arguments in [
-        [&["keys", "list"], &postgres[..]].concat(),
-        [&["migrate"], &postgres[..]].concat(),
-        [&["publish", "call.json"], &nowhere[..]].concat(),
+    let postgres = ["--database-url", "postgres://nobody:hunter2@127.0.0.1:1/nothing"];
+    let nowhere = ["--amqp-url", "amqp://guest:hunter2@127.0.0.1:1/%2f"];
+    for (arguments, reason) in [
+        ([&["keys", "list"], &postgres[..]].concat(), "127.0.0.1:1: Connection refused"),
+        ([&["migrate"], &postgres[..]].concat(), "127.0.0.1:1: Connection refused"),
+        ([&["ingest", "call.json"], &postgres[..]].concat(), "127.0.0.1:1: Connection refused"),
+        ([&["publish", "call.json"], &nowhere[..]].concat(), "Connection refused"),
     ] {
         let run = desk.run(&arguments).ended(3);
         assert_eq!(run.err.lines().count(), 1, "{arguments:?}: {}", run.err);
+        assert!(run.err.contains(reason), "{arguments:?}: {}", run.err);
+        assert!(!run.err.contains("hunter2"), "{arguments:?}: {}", run.err);
     }
+}
+
+#[tokio::test]
+async fn a_postgres_is_brought_up_to_date_by_migrate_and_by_nothing_else() {
+    let desk = Desk::new();
+    let url = crate::harness::empty_postgres().await;
+    let key = "0123456789abcdef".repeat(4);
+    let store = ["--database-url", url.as_str()];
+    let run = [&["run", "--listen", "127.0.0.1:0", "--secret-key", &key], &store[..]].concat();
+    for arguments in [run, [&["keys", "create", "--user", "7"], &store[..]].concat()] {
+        let run = desk.run(&arguments).ended(3);
+        assert!(run.err.contains("run `finalizer migrate`"), "{arguments:?}: {}", run.err);
+    }
+    desk.run(&[&["migrate"], &store[..]].concat()).ended(0);
+    desk.run(&[&["keys", "create", "--user", "7"], &store[..]].concat()).ended(0);
+    let list = desk.run(&[&["keys", "list", "--json"], &store[..]].concat()).ended(0);
+    assert_eq!(list.data()[0]["user"], 7);
+}
+
+#[test]
+fn a_bucket_that_is_not_there_is_said_in_one_line() {
+    let desk = Desk::new();
+    desk.run(&["migrate"]).ended(0);
+    let mut command = desk.command(&["check", "--recordings", "s3://calls"]);
+    command.envs([
+        ("AWS_ENDPOINT_URL_S3", "http://127.0.0.1:1"),
+        ("AWS_ACCESS_KEY_ID", "finalizer"),
+        ("AWS_SECRET_ACCESS_KEY", "hunter2"),
+        // No region and nobody to ask for it: the ordinary state outside Amazon's machines.
+        ("AWS_EC2_METADATA_DISABLED", "true"),
+    ]);
+    let run = Run::of(command.output().unwrap()).ended(3);
+    assert_eq!((run.out.lines().count(), run.err.lines().count()), (2, 1), "{}", run.err);
+    let failed = run.out.lines().nth(1).unwrap();
+    assert!(failed.starts_with("failed  recordings  s3://calls: "), "{failed}");
+    assert!(
+        failed.contains("Connection refused") && !failed.contains("ConnectorError"),
+        "{failed}"
+    );
+}
+
+#[test]
+fn a_run_without_its_broker_is_alive_but_not_ready() {
+    let desk = Desk::new();
+    let mut command = Command::new("sh");
+    command.current_dir(desk.path()).env_clear().stdin(Stdio::null()).stderr(Stdio::piped());
+    // With too few open files, which is told at the start.
+    command.args(["-c", "ulimit -n 256; exec \"$@\"", "sh", env!("CARGO_BIN_EXE_finalizer")]);
+    command.args(["run", "--listen", "127.0.0.1:0", "--amqp-url", "amqp://127.0.0.1:1/"]);
+    let mut server = command.spawn().unwrap();
+    let mut log = BufReader::new(server.stderr.take().unwrap()).lines().map(Result::unwrap);
+    assert!(log.next().unwrap().contains("only 256 files may be open"));
+    let address = log.find_map(|line| {
+        let line: Value = serde_json::from_str(&line).unwrap();
+        Some(line["api.url"].as_str()?.strip_prefix("http://")?.to_owned())
+    });
+    let address = address.unwrap();
+    let ask = |path: &str| {
+        let mut stream = TcpStream::connect(&address).unwrap();
+        write!(stream, "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        answer
+    };
+    assert!(ask("/livez").starts_with("HTTP/1.1 200"));
+    let ready = ask("/readyz");
+    assert!(ready.starts_with("HTTP/1.1 503"), "{ready}");
+    assert!(ready.contains(r#""consumer":"Events are not consumed"#), "{ready}");
+    assert!(ready.contains(r#""store":null"#), "{ready}");
+    let terminated = Command::new("kill").arg(server.id().to_string()).status().unwrap();
+    assert!(terminated.success());
+    assert!(server.wait().unwrap().success());
 }
 
 #[test]
 fn check_names_what_can_and_what_cannot_be_used() {
     let desk = Desk::new();
     desk.run(&["migrate"]).ended(0);
+    let run = desk.run(&["check"]).ended(3);
+    assert!(run.out.contains("there is no such folder"), "{}", run.out);
     std::fs::create_dir(desk.path().join("finalizer-data/recordings")).unwrap();
     let run = desk.run(&["check"]).ended(0);
     assert!(run.out.lines().all(|line| line.starts_with("ok ")), "{}", run.out);

@@ -13,8 +13,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::ledger::Ledger;
 use super::topology::{self, DEAD_QUEUE, QUEUE};
-use super::{AmqpSettings, BrokerError, answered, connect};
+use super::{AmqpSettings, BrokerError, PART, answered, connect};
 use crate::finalize::Prepared;
+use crate::health::Health;
 use crate::intake::{Disposition, Intake, Patience, RawEvent, Ticket, dead_letter};
 
 /// Dead letters are few, and each may be large.
@@ -25,6 +26,7 @@ const DEAD_PREFETCH: u16 = 10;
 pub(super) async fn run(
     settings: &AmqpSettings,
     intake: &Intake,
+    health: &Health,
     shutdown: &CancellationToken,
 ) -> Result<(), BrokerError> {
     // Even a graceful cancel counts towards the delivery limit, so nothing is consumed before
@@ -40,6 +42,7 @@ pub(super) async fn run(
     let dead_letters = channel(&connection, DEAD_PREFETCH).await?;
     let mut main = Lane::open(events, QUEUE, intake.clone()).await?;
     let mut dead = Lane::open(dead_letters, DEAD_QUEUE, intake.clone()).await?;
+    health.well(PART);
     tracing::info!(amqp.queue = QUEUE, amqp.prefetch = settings.prefetch, "consuming");
     tokio::try_join!(main.run(shutdown), dead.run(shutdown))?;
     answered(connection.close(200, "done".into())).await

@@ -11,6 +11,7 @@ mod ledger;
 mod publish;
 mod topology;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use lapin::uri::AMQPUri;
@@ -19,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 use super::Intake;
 use crate::backoff::Backoff;
 use crate::clock::chance;
+use crate::health::Health;
 
 pub use publish::{Publisher, Unconfirmed};
 
@@ -35,7 +37,7 @@ pub enum BrokerError {
     )]
     Refused(String),
     /// It is away.
-    #[error("the broker is not answering: {0}")]
+    #[error("the broker cannot be used: {0}")]
     Away(#[from] lapin::Error),
     /// It does not answer in time.
     #[error("the broker did not answer within {0:?}")]
@@ -59,22 +61,27 @@ pub struct AmqpSettings {
     pub is_declaring: bool,
 }
 
+/// What [`Health`] calls this part.
+const PART: &str = "consumer";
+
 /// How long a question to the broker may take.
 const ANSWER_WITHIN: Duration = Duration::from_secs(10);
 
 /// Consumes until `shutdown`, through every outage of the broker and the database. Ends with an
-/// error only if trying again cannot help.
+/// error only if trying again cannot help. `health` is told whether events are consumed.
 pub async fn run(
     settings: AmqpSettings,
     intake: Intake,
+    health: Arc<Health>,
     shutdown: CancellationToken,
 ) -> Result<(), BrokerError> {
     let mut backoff = Backoff::default();
+    health.ill(PART, "Events are not consumed yet.");
     loop {
         let started = tokio::time::Instant::now();
-        let Err(error) = generation::run(&settings, &intake, &shutdown).await else {
-            return Ok(());
-        };
+        let ended = generation::run(&settings, &intake, &health, &shutdown).await;
+        let Err(error) = ended else { return Ok(()) };
+        health.ill(PART, "Events are not consumed: the broker or the database is away.");
         if matches!(error, BrokerError::BadUrl(_) | BrokerError::Refused(_)) {
             return Err(error);
         }

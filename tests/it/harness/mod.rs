@@ -45,7 +45,8 @@ pub(crate) async fn sqlite() -> TestStore {
     TestStore { store, url, _folder: Some(folder) }
 }
 
-pub(crate) async fn postgres() -> TestStore {
+/// A new, empty database on the server of the test run.
+pub(crate) async fn empty_postgres() -> url::Url {
     let server = setting(POSTGRES_URL);
     let name = format!("test_{}", fresh_id().simple());
     let mut connection = sqlx::PgConnection::connect(&server).await.unwrap();
@@ -53,6 +54,11 @@ pub(crate) async fn postgres() -> TestStore {
     sqlx::query(create).execute(&mut connection).await.unwrap();
     let mut url = url::Url::parse(&server).unwrap();
     url.set_path(&name);
+    url
+}
+
+pub(crate) async fn postgres() -> TestStore {
+    let url = empty_postgres().await;
     finalizer::store::migrate(url.as_str()).await.unwrap();
     let store = finalizer::store::open(url.as_str(), OpenMode::Existing).await.unwrap();
     TestStore { store, url: url.into(), _folder: None }
