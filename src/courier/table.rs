@@ -230,11 +230,11 @@ impl Store for Table {
     }
 
     async fn installation(&self) -> Result<Uuid, StoreError> {
-        unimplemented!()
+        unreachable!("the courier does not ask for this")
     }
 
     async fn take(&self, _batch: Batch<'_>) -> Result<Taken, StoreError> {
-        unimplemented!()
+        unreachable!("the courier does not ask for this")
     }
 
     async fn join_recordings(
@@ -242,46 +242,46 @@ impl Store for Table {
         _terms: Terms<'_>,
         _which: &Unjoined,
     ) -> Result<Vec<Owed>, StoreError> {
-        unimplemented!()
+        unreachable!("the courier does not ask for this")
     }
 
     async fn session(&self, _session_id: Uuid) -> Result<Option<Session>, StoreError> {
-        unimplemented!()
+        unreachable!("the courier does not ask for this")
     }
 
     async fn add_endpoint(&self, _endpoint: &Endpoint) -> Result<(), StoreError> {
-        unimplemented!()
+        unreachable!("the courier does not ask for this")
     }
 
     async fn endpoint(&self, _endpoint_id: Uuid) -> Result<Option<Endpoint>, StoreError> {
-        unimplemented!()
+        unreachable!("the courier does not ask for this")
     }
 
     async fn deliveries_of(&self, _session_id: Uuid) -> Result<Vec<Delivery>, StoreError> {
-        unimplemented!()
+        unreachable!("the courier does not ask for this")
     }
 
     async fn delivery_counts(&self) -> Result<Vec<(DeliveryState, i64)>, StoreError> {
-        unimplemented!()
+        unreachable!("the courier does not ask for this")
     }
 
     async fn failures(&self, _filter: &FailureFilter) -> Result<Vec<Failure>, StoreError> {
-        unimplemented!()
+        unreachable!("the courier does not ask for this")
     }
 
     async fn failure(&self, _failure_id: Uuid) -> Result<Option<(Failure, Bytes)>, StoreError> {
-        unimplemented!()
+        unreachable!("the courier does not ask for this")
     }
 
     async fn add_api_key(&self, _key: &ApiKey) -> Result<(), StoreError> {
-        unimplemented!()
+        unreachable!("the courier does not ask for this")
     }
 
     async fn api_key(&self, _hash: &[u8; 32]) -> Result<Option<ApiKey>, StoreError> {
-        unimplemented!()
+        unreachable!("the courier does not ask for this")
     }
 
     async fn api_keys(&self) -> Result<Vec<ApiKey>, StoreError> {
-        unimplemented!()
+        unreachable!("the courier does not ask for this")
     }
 }

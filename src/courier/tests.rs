@@ -463,6 +463,7 @@ async fn an_endpoint_that_changed_is_seen_within_a_second() {
     world.hand_over(endpoint);
     old.next().await;
     world.table.lock().endpoints[0].url = new.url();
+    // Not to wait for something to be done: the second is the promise that is put to the test.
     tokio::time::sleep(Duration::from_secs(1)).await;
     world.hand_over(endpoint);
     new.next().await;

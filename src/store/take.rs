@@ -202,8 +202,8 @@ async fn load(
         }
         if !egress_keys.is_empty() {
             for row in tx.egresses(&egress_keys).await? {
-                // A session that was not there a moment ago, and that the recording has been
-                // joined to since: another worker made it while we waited for the recording.
+                // A session that was not there a moment ago, and that the recording is joined to:
+                // another worker made it between the two questions.
                 let joined = row.session_id.filter(|id| !sessions.contains_key(id));
                 let named = row.named_session_id.filter(|id| !asked.contains(id));
                 if !egresses.contains_key(&row.egress.egress_id) {
