@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use axum::Json;
 use axum::response::{IntoResponse, Response};
-use http::{HeaderValue, header};
+use http::{HeaderValue, StatusCode, header};
 use serde::Serialize;
 
 /// Every answer's body.
@@ -21,10 +21,10 @@ pub(super) struct Envelope<T> {
 }
 
 /// A part of the request that is wrong.
-#[derive(Debug, Serialize)]
+#[derive(Debug, PartialEq, Eq, Serialize)]
 pub(super) struct FieldError {
     /// Which.
-    pub(super) field: &'static str,
+    pub(super) field: Cow<'static, str>,
     /// What is wrong with it.
     pub(super) message: String,
 }
@@ -41,6 +41,15 @@ impl<T: Serialize> IntoResponse for Reply<T> {
     fn into_response(self) -> Response {
         let Self { message, data } = self;
         Envelope { success: true, message, data: Some(data), errors: None }.into_response()
+    }
+}
+
+/// A good answer to a request that made something.
+pub(super) struct Created<T>(pub(super) Reply<T>);
+
+impl<T: Serialize> IntoResponse for Created<T> {
+    fn into_response(self) -> Response {
+        (StatusCode::CREATED, self.0).into_response()
     }
 }
 

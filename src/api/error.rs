@@ -14,7 +14,7 @@ use crate::store::StoreError;
 pub(super) enum ApiError {
     /// A part of the request makes no sense.
     #[error("The request is not valid.")]
-    Invalid { field: &'static str, message: String },
+    Invalid(Vec<FieldError>),
     /// Nobody we know.
     #[error("{0}")]
     Unauthorized(&'static str),
@@ -24,6 +24,9 @@ pub(super) enum ApiError {
     /// Not there, or not to be seen by this caller: the same.
     #[error("{0}")]
     NotFound(&'static str),
+    /// It cannot be done as things stand; the sentence says what to do first.
+    #[error("{0}")]
+    Conflict(Cow<'static, str>),
     /// No such path.
     #[error("There is nothing at this address.")]
     NoSuchRoute,
@@ -54,12 +57,18 @@ pub(super) enum ApiError {
 }
 
 impl ApiError {
+    /// One part of the request makes no sense.
+    pub(super) fn invalid(field: impl Into<Cow<'static, str>>, message: impl Into<String>) -> Self {
+        Self::Invalid(vec![FieldError { field: field.into(), message: message.into() }])
+    }
+
     fn status(&self) -> StatusCode {
         match self {
-            Self::Invalid { .. } => StatusCode::BAD_REQUEST,
+            Self::Invalid(_) => StatusCode::BAD_REQUEST,
             Self::Unauthorized(_) => StatusCode::UNAUTHORIZED,
             Self::Forbidden(_) => StatusCode::FORBIDDEN,
             Self::NotFound(_) | Self::NoSuchRoute => StatusCode::NOT_FOUND,
+            Self::Conflict(_) => StatusCode::CONFLICT,
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Self::TimedOut => StatusCode::REQUEST_TIMEOUT,
             Self::TooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
@@ -110,7 +119,7 @@ impl IntoResponse for ApiError {
         let message = self.sentence();
         let header = self.header(status);
         let (data, errors) = match self {
-            Self::Invalid { field, message } => (None, Some(vec![FieldError { field, message }])),
+            Self::Invalid(errors) => (None, Some(errors)),
             Self::NotReady(parts) => (Some(parts), None),
             _ => (None, None),
         };

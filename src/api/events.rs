@@ -156,7 +156,7 @@ impl From<BytesRejection> for ApiError {
         if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE {
             return Self::TooLarge("The body is longer than 32 MiB: send the events in parts.");
         }
-        Self::Invalid { field: "body", message: "The body did not arrive whole.".to_owned() }
+        Self::invalid("body", "The body did not arrive whole.")
     }
 }
 

@@ -5,11 +5,13 @@ mod cors;
 mod envelope;
 mod error;
 mod events;
+mod fields;
 mod health;
 mod layers;
 mod recordings;
 mod serve;
 mod sessions;
+mod webhooks;
 
 use std::sync::Arc;
 
@@ -20,11 +22,13 @@ use axum::routing::{get, post};
 pub use auth::{Authenticator, KeyError, NewApiKey, new_api_key};
 pub use cors::{OriginError, Origins};
 pub use serve::serve;
+pub use webhooks::{Webhooks, delivery_data, delivery_story_data, endpoint_data, redelivery_data};
 
 use crate::clock::Clock;
 use crate::health::Health;
 use crate::intake::Intake;
 use crate::recordings::Places;
+use crate::secrets::Keyring;
 use crate::store::SharedStore;
 use error::ApiError;
 
@@ -42,6 +46,10 @@ pub struct ApiState {
     pub authenticator: Arc<Authenticator>,
     /// Where recordings are.
     pub places: Arc<Places>,
+    /// Opens and seals endpoints' secrets.
+    pub keyring: Keyring,
+    /// Where webhooks may go.
+    pub webhooks: Arc<Webhooks>,
     /// Who takes events; without it there is no `/api/events/`.
     pub intake: Option<Intake>,
     /// What ails this process.
@@ -54,6 +62,7 @@ pub struct ApiState {
 pub fn router(state: ApiState) -> Router {
     let routes = Router::new()
         .merge(sessions())
+        .merge(webhooks::routes())
         .merge(state.intake.clone().map(events).unwrap_or_default())
         .route("/recordings/{*path}", get(recordings::play))
         .route("/livez", get(health::livez))

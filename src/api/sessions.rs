@@ -26,9 +26,8 @@ impl FromRequestParts<ApiState> for SessionId {
         path.filter(|Path(text)| text.len() == 36)
             .and_then(|Path(text)| Uuid::try_parse(&text).ok())
             .map(Self)
-            .ok_or_else(|| ApiError::Invalid {
-                field: "session_id",
-                message: "A session's id is a UUID of 36 characters.".to_owned(),
+            .ok_or_else(|| {
+                ApiError::invalid("session_id", "A session's id is a UUID of 36 characters.")
             })
     }
 }

@@ -1,6 +1,7 @@
 //! The commands: one file each. What they have in common: how they stop, and what they open.
 
 mod check;
+mod deliveries;
 mod demo;
 mod endpoints;
 mod failures;
@@ -59,6 +60,9 @@ enum Command {
     /// Endpoints: who gets webhooks
     #[command(subcommand)]
     Endpoints(endpoints::EndpointsCommand),
+    /// Deliveries: what became of webhooks
+    #[command(subcommand)]
+    Deliveries(deliveries::DeliveriesCommand),
     /// Keys to the API
     #[command(subcommand)]
     Keys(keys::KeysCommand),
@@ -216,6 +220,7 @@ impl Command {
             Self::Sessions(command) => command.perform().await,
             Self::Failures(command) => command.perform().await,
             Self::Endpoints(command) => command.perform().await,
+            Self::Deliveries(command) => command.perform().await,
             Self::Keys(command) => command.perform().await,
             Self::Migrate(command) => command.perform().await,
             Self::Check(command) => command.perform().await,

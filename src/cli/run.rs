@@ -9,7 +9,7 @@ use clap::builder::BoolishValueParser;
 use tokio::net::TcpListener;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use crate::api::{self, ApiState, Authenticator, Origins};
+use crate::api::{self, ApiState, Authenticator, Origins, Webhooks};
 use crate::clock::SystemClock;
 use crate::config::{
     AccessSettings, AddressSettings, BrokerSettings, ConsumeSettings, DEFAULT_RECORDINGS,
@@ -17,7 +17,7 @@ use crate::config::{
     WebhookSettings,
 };
 use crate::courier::{
-    self, ATTEMPT_DEADLINE, Client, ClientOptions, Courier, CourierDied, CourierParts,
+    self, Client, ClientOptions, Courier, CourierDied, CourierParts, LONGEST_ATTEMPT,
 };
 use crate::finalize::PriceBook;
 use crate::health::Health;
@@ -264,7 +264,8 @@ impl Parts<'_> {
             system_clock: Some(Arc::clone(&self.clock)),
             keyring: self.keyring.clone(),
             client: Client::new(guard, ClientOptions::default()),
-            attempt_deadline: ATTEMPT_DEADLINE,
+            longest_attempt: LONGEST_ATTEMPT,
+            public_url: self.public_url.as_str().into(),
         });
         let desk = courier.desk();
         let shutdown = self.shutdown.clone();
@@ -327,11 +328,17 @@ impl Parts<'_> {
         authenticator: Authenticator,
         origins: Origins,
     ) {
+        let guard = Arc::new(open::guard(&self.settings.webhooks));
         let router = api::router(ApiState {
             store: Arc::clone(&self.store),
             clock: self.clock.clone(),
             authenticator: Arc::new(authenticator),
             places: Arc::clone(&self.places),
+            keyring: self.keyring.clone(),
+            webhooks: Arc::new(Webhooks::new(
+                Arc::clone(&guard),
+                Client::new(guard, ClientOptions::default()),
+            )),
             intake,
             health: Arc::clone(&self.health),
             origins,

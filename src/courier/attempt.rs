@@ -7,40 +7,42 @@ use chrono::{DateTime, TimeDelta, Utc};
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 use super::client::{Client, Posted};
-use crate::webhook::{MessageId, Secret, sign};
+use crate::webhook::{MessageId, SigningSecrets, sign};
 
 /// No receiver puts us off for longer.
 const LONGEST_PAUSE: TimeDelta = TimeDelta::hours(24);
 
 /// A message on its way to one endpoint.
-pub struct Letter<'a> {
+pub(super) struct Letter<'a> {
     /// Where to.
-    pub url: &'a str,
-    /// The endpoint's secrets, the newest first.
-    pub secrets: &'a [Secret],
+    pub(super) url: &'a str,
+    /// The endpoint's secrets.
+    pub(super) secrets: &'a SigningSecrets,
+    /// The endpoint's own headers.
+    pub(super) headers: HeaderMap,
     /// The `webhook-id`.
-    pub message_id: MessageId,
+    pub(super) message_id: MessageId,
     /// The exact bytes.
-    pub body: Bytes,
+    pub(super) body: Bytes,
 }
 
 /// Signs a letter with the present time and POSTs it, once.
-pub async fn send(
+pub(super) async fn send(
     client: &Client,
     letter: Letter<'_>,
     now: DateTime<Utc>,
     deadline: Duration,
 ) -> Posted {
-    let Letter { url, secrets, message_id, body } = letter;
+    let Letter { url, secrets, mut headers, message_id, body } = letter;
     let timestamp = now.timestamp();
-    let signature = sign(secrets, message_id, timestamp, &body);
-    let headers = [
+    let signature = sign(secrets.live(now), message_id, timestamp, &body);
+    let ours = [
         (HeaderName::from_static("webhook-id"), message_id.to_string()),
         (HeaderName::from_static("webhook-timestamp"), timestamp.to_string()),
         (HeaderName::from_static("webhook-signature"), signature),
     ];
     let value = |text| HeaderValue::try_from(text).expect("digits and base64 make a header");
-    let headers: HeaderMap = headers.map(|(name, text)| (name, value(text))).into_iter().collect();
+    headers.extend(ours.map(|(name, text)| (name, value(text))));
     client.post(url, headers, body, deadline).await
 }
 
@@ -51,28 +53,35 @@ pub enum Answer {
     Delivered,
     /// 410: the receiver wants no more messages, ever.
     Gone,
-    /// 429, 502, 503, 504: the receiver has too much to do. It may have said until when.
-    Overloaded(Option<DateTime<Utc>>),
     /// Anything else.
-    Failed,
+    Failed {
+        /// 429, 502, 504: the receiver has too much to do.
+        is_overloaded: bool,
+        /// With 429 or 503 it may say until when it wants to be left alone.
+        retry_after: Option<DateTime<Utc>>,
+    },
 }
 
 impl Answer {
     /// The meaning of what came of a POST that ended `now`.
     pub fn of(posted: &Posted, now: DateTime<Utc>) -> Self {
-        let until = || parse_retry_after(posted.retry_after.as_deref()?, now);
         match posted.status {
             Some(200..=299) => Self::Delivered,
             Some(410) => Self::Gone,
-            Some(429 | 503) => Self::Overloaded(until()),
-            Some(502 | 504) => Self::Overloaded(None),
-            _ => Self::Failed,
+            status => Self::Failed {
+                is_overloaded: matches!(status, Some(429 | 502 | 504)),
+                retry_after: posted
+                    .retry_after
+                    .as_deref()
+                    .filter(|_| matches!(status, Some(429 | 503)))
+                    .and_then(|text| parse_retry_after(text, now)),
+            },
         }
     }
 
     /// Until when the receiver wants to be left alone.
     pub fn retry_after(self) -> Option<DateTime<Utc>> {
-        if let Self::Overloaded(until) = self { until } else { None }
+        if let Self::Failed { retry_after, .. } = self { retry_after } else { None }
     }
 }
 
@@ -129,15 +138,20 @@ mod tests {
             Answer::of(&posted, now())
         };
         let soon = Some(now() + TimeDelta::seconds(9));
+        let failed = |is_overloaded, retry_after| Answer::Failed { is_overloaded, retry_after };
         assert_eq!(answer(200, None), Answer::Delivered);
         assert_eq!(answer(204, Some("9")), Answer::Delivered);
-        assert_eq!(answer(302, None), Answer::Failed);
-        assert_eq!(answer(404, Some("9")), Answer::Failed);
         assert_eq!(answer(410, None), Answer::Gone);
-        assert_eq!(answer(429, Some("9")), Answer::Overloaded(soon));
-        assert_eq!(answer(503, Some("9")), Answer::Overloaded(soon));
-        assert_eq!(answer(503, None), Answer::Overloaded(None));
-        assert_eq!(answer(502, Some("9")), Answer::Overloaded(None));
-        assert_eq!(Answer::of(&Posted::nothing(), now()), Answer::Failed);
+        assert_eq!(answer(429, Some("9")), failed(true, soon));
+        assert_eq!(answer(429, None), failed(true, None));
+        assert_eq!(answer(503, Some("9")), failed(false, soon));
+        for status in [502, 504] {
+            assert_eq!(answer(status, Some("9")), failed(true, None), "{status}");
+        }
+        for status in [301, 302, 307, 400, 401, 404, 408, 500, 501, 503, 505, 599] {
+            let retry_after = (status != 503).then_some("9");
+            assert_eq!(answer(status, retry_after), failed(false, None), "{status}");
+        }
+        assert_eq!(Answer::of(&Posted::nothing(), now()), failed(false, None));
     }
 }

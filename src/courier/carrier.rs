@@ -12,13 +12,13 @@ use tokio::time::sleep;
 use super::Office;
 use super::attempt::{self, Answer, Letter};
 use super::client::{Client, Posted};
-use super::directory::{Addressee, Directory};
+use super::directory::{Addressee, Directory, Opened};
 use super::queue::{Job, Pace};
 use super::recorder::Entry;
 use crate::clock;
 use crate::shutdown::panic_text;
-use crate::store::{AttemptResult, Next};
-use crate::webhook::{Secret, next_attempt};
+use crate::store::{Attempt, AttemptResult, Cause, Next, Verdict};
+use crate::webhook::next_attempt;
 
 /// How long to wait before the endpoints are asked for again.
 const ASK_AGAIN: Duration = Duration::from_millis(250);
@@ -28,7 +28,8 @@ pub(super) struct Carrier {
     pub(super) client: Client,
     pub(super) directory: Arc<Directory>,
     pub(super) entries: mpsc::Sender<Entry>,
-    pub(super) deadline: Duration,
+    /// No attempt takes longer, whatever its endpoint says.
+    pub(super) longest_attempt: Duration,
 }
 
 /// What the other deliveries to the same endpoint should know.
@@ -54,7 +55,7 @@ impl Carrier {
                 panic_text(panic.as_ref())
             );
             let failed = failed_here(&job, started_at, self.office.clock.now(), "internal_error");
-            (attempted(&job, failed, false), Feedback::NONE)
+            (attempted(&job, failed), Feedback::NONE)
         });
         // Nobody receives only when the process is ending in haste: its deliveries are rescued.
         drop(self.entries.send(entry).await);
@@ -65,14 +66,24 @@ impl Carrier {
         let Some(addressee) = self.addressee(job).await else {
             return (Entry::GivenBack(job.clone()), Feedback::NONE);
         };
-        let Some(addressee) = addressee.filter(|addressee| !addressee.is_disabled) else {
-            return (attempted(job, cancelled(job, started_at), false), Feedback::NONE);
+        let addressee = match addressee {
+            Some(addressee) if !addressee.is_disabled => addressee,
+            other => {
+                let deleted = Cause::EndpointDeleted;
+                let cause = other.map_or(deleted, |_| Cause::EndpointDisabled);
+                return (attempted(job, cancelled(job, started_at, cause)), Feedback::NONE);
+            }
         };
-        let Some(secrets) = &addressee.secrets else {
+        if let Some(until) = addressee.paused_until.filter(|until| *until > started_at) {
+            // Another process was told to wait.
+            let feedback = Feedback { pause_until: Some(until), ..Feedback::NONE };
+            return (Entry::GivenBack(job.clone()), feedback);
+        }
+        let Some(opened) = &addressee.opened else {
             let failed = failed_here(job, started_at, self.office.clock.now(), "unreadable_secret");
-            return (attempted(job, failed, false), Feedback::NONE);
+            return (attempted(job, failed), Feedback::NONE);
         };
-        self.post(job, &addressee.url, secrets).await
+        self.post(job, &addressee, opened).await
     }
 
     /// The endpoint, if there is one. The outer `None`: there is not enough time left to post.
@@ -91,46 +102,65 @@ impl Carrier {
         None
     }
 
-    async fn post(&self, job: &Job, url: &str, secrets: &[Secret]) -> (Entry, Feedback) {
+    async fn post(&self, job: &Job, addressee: &Addressee, opened: &Opened) -> (Entry, Feedback) {
         let started_at = self.office.clock.now();
-        let (message_id, body) = (job.owed.message_id, job.owed.body.clone());
-        let letter = Letter { url, secrets, message_id, body };
-        let posted = attempt::send(&self.client, letter, started_at, self.deadline).await;
+        let letter = Letter {
+            url: &addressee.url,
+            secrets: &opened.secrets,
+            headers: opened.headers.clone(),
+            message_id: job.owed.message_id,
+            body: job.owed.body.clone(),
+        };
+        let deadline = addressee.timeout.min(self.longest_attempt);
+        let posted = attempt::send(&self.client, letter, started_at, deadline).await;
         let now = self.office.clock.now();
         let answer = Answer::of(&posted, now);
         let next = match answer {
             Answer::Delivered => Next::Done,
-            Answer::Gone => Next::Cancelled,
-            Answer::Overloaded(_) | Answer::Failed => later(job, now, answer.retry_after()),
+            Answer::Gone => Next::Cancelled(Cause::EndpointDisabled),
+            Answer::Failed { retry_after, .. } => later(job, now, retry_after),
         };
         log(job, &posted, next);
         let feedback = Feedback { pace: pace(answer), pause_until: answer.retry_after() };
-        let result = result(job, started_at, posted, next);
-        (attempted(job, result, answer == Answer::Gone), feedback)
+        let result = AttemptResult {
+            verdict: verdict(job, answer),
+            pause_until: answer.retry_after(),
+            ..result(job, started_at, posted, next)
+        };
+        (attempted(job, result), feedback)
     }
 }
 
 fn later(job: &Job, now: DateTime<Utc>, retry_after: Option<DateTime<Utc>>) -> Next {
-    let attempts = job.owed.attempts + 1;
+    let attempts = job.owed.attempts_of_round() + 1;
     next_attempt(attempts, now, clock::chance(), retry_after).map_or(Next::Exhausted, Next::RetryAt)
 }
 
 fn pace(answer: Answer) -> Pace {
     match answer {
         Answer::Delivered => Pace::Faster,
-        Answer::Overloaded(_) => Pace::Slower,
-        Answer::Gone | Answer::Failed => Pace::Same,
+        Answer::Failed { is_overloaded: true, .. } => Pace::Slower,
+        Answer::Gone | Answer::Failed { .. } => Pace::Same,
     }
 }
 
-fn attempted(job: &Job, result: AttemptResult, is_endpoint_gone: bool) -> Entry {
-    Entry::Attempted { job: job.clone(), result: Box::new(result), is_endpoint_gone }
+/// Failures of what somebody has sent again by hand are not held against the endpoint.
+fn verdict(job: &Job, answer: Answer) -> Verdict {
+    match answer {
+        Answer::Delivered => Verdict::Works,
+        Answer::Gone => Verdict::Gone,
+        Answer::Failed { .. } if job.owed.redelivered_after.is_some() => Verdict::Nothing,
+        Answer::Failed { .. } => Verdict::Fails,
+    }
+}
+
+fn attempted(job: &Job, result: AttemptResult) -> Entry {
+    Entry::Attempted { job: job.clone(), result: Box::new(result) }
 }
 
 fn result(job: &Job, started_at: DateTime<Utc>, posted: Posted, next: Next) -> AttemptResult {
     let Posted { status, error, head, body, address, is_connection_reused, duration, .. } = posted;
-    AttemptResult {
-        delivery_id: job.owed.delivery_id,
+    let attempt = Attempt {
         number: job.owed.attempts + 1,
         started_at,
         duration_us: i64::try_from(duration.as_micros()).unwrap_or(i64::MAX),
@@ -140,7 +170,14 @@ fn result(job: &Job, started_at: DateTime<Utc>, posted: Posted, next: Next) -> A
         response_body: body,
         address: address.map(|address| address.to_string()),
         is_connection_reused,
+    };
+    AttemptResult {
+        delivery_id: job.owed.delivery_id,
+        endpoint_id: job.owed.endpoint_id,
+        attempt,
         next,
+        verdict: Verdict::Nothing,
+        pause_until: None,
     }
 }
 
@@ -151,14 +188,16 @@ fn failed_here(
     now: DateTime<Utc>,
     reason: &str,
 ) -> AttemptResult {
-    let failed = result(job, started_at, Posted::nothing(), later(job, now, None));
-    AttemptResult { error: Some(reason.to_owned()), ..failed }
+    let mut failed = result(job, started_at, Posted::nothing(), later(job, now, None));
+    failed.attempt.error = Some(reason.to_owned());
+    failed
 }
 
 /// No attempt at all: the endpoint is not there any more.
-fn cancelled(job: &Job, now: DateTime<Utc>) -> AttemptResult {
-    let cancelled = result(job, now, Posted::nothing(), Next::Cancelled);
-    AttemptResult { number: job.owed.attempts, ..cancelled }
+fn cancelled(job: &Job, now: DateTime<Utc>, cause: Cause) -> AttemptResult {
+    let mut cancelled = result(job, now, Posted::nothing(), Next::Cancelled(cause));
+    cancelled.attempt.number = job.owed.attempts;
+    cancelled
 }
 
 fn log(job: &Job, posted: &Posted, next: Next) {
@@ -166,7 +205,7 @@ fn log(job: &Job, posted: &Posted, next: Next) {
         Next::Done => return,
         Next::RetryAt(at) => format!("next at {}", at.format("%FT%TZ")),
         Next::Exhausted => "that was the last attempt".to_owned(),
-        Next::Cancelled => "the endpoint is gone".to_owned(),
+        Next::Cancelled(_) => "the endpoint is gone".to_owned(),
     };
     tracing::info!(
         delivery.id = %job.owed.delivery_id,

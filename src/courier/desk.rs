@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 use super::queue::{Job, PER_ENDPOINT};
 use crate::clock::Clock;
-use crate::store::{HandOff, Owed};
+use crate::store::{DueEndpoint, HandOff, Owed, Slot};
 
 /// Deliveries to one endpoint that intake may hand over.
 const HANDED_PER_ENDPOINT: usize = 256;
@@ -48,7 +48,7 @@ pub struct Desk {
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Slots {
     /// Of these so many each.
-    pub(super) free: Vec<(Uuid, u32)>,
+    pub(super) free: Vec<Slot>,
     /// Of some other there is no room for more.
     pub(super) is_any_full: bool,
 }
@@ -121,7 +121,7 @@ impl Desk {
     }
 
     /// How many deliveries may be claimed of each of these endpoints.
-    pub(super) fn slots(&self, endpoints: &[Uuid]) -> Slots {
+    pub(super) fn slots(&self, endpoints: &[DueEndpoint]) -> Slots {
         let now = self.clock.now();
         let mut state = self.state();
         state.paused.retain(|_, until| *until > now);
@@ -131,13 +131,14 @@ impl Desk {
         state.turn = state.turn.wrapping_add(1);
         let (later, sooner) = endpoints.split_at(state.turn % endpoints.len().max(1));
         let endpoints = sooner.iter().chain(later);
-        for endpoint_id in endpoints.filter(|id| !state.paused.contains_key(*id)) {
-            let claimed = state.held.get(endpoint_id).map_or(0, |held| held.claimed);
+        for due in endpoints.filter(|due| !state.paused.contains_key(&due.endpoint_id)) {
+            let DueEndpoint { endpoint_id, rate_limit_per_minute } = *due;
+            let claimed = state.held.get(&endpoint_id).map_or(0, |held| held.claimed);
             let free = PER_ENDPOINT.saturating_sub(claimed).min(room);
             room -= free;
             match u32::try_from(free) {
                 Ok(0) | Err(_) => slots.is_any_full = true,
-                Ok(free) => slots.free.push((*endpoint_id, free)),
+                Ok(free) => slots.free.push(Slot { endpoint_id, free, rate_limit_per_minute }),
             }
         }
         slots
@@ -273,6 +274,10 @@ mod tests {
         Uuid::from_u128(number)
     }
 
+    fn due(number: u128) -> DueEndpoint {
+        DueEndpoint { endpoint_id: endpoint(number), rate_limit_per_minute: None }
+    }
+
     #[test]
     fn a_process_that_does_not_live_reserves_nothing() {
         let desk = desk();
@@ -326,7 +331,7 @@ mod tests {
         let reserved =
             (0..30_000).filter(|number| desk.reserve(endpoint(number / 100)).is_some()).count();
         assert_eq!(reserved, 20_000);
-        assert_eq!(desk.slots(&[endpoint(9999)]), Slots { free: vec![], is_any_full: true });
+        assert_eq!(desk.slots(&[due(9999)]), Slots { free: vec![], is_any_full: true });
     }
 
     #[test]
@@ -342,9 +347,10 @@ mod tests {
             event_type: crate::webhook::EventType::SessionFinalized,
             body: vec![0; HELD_BYTES].into(),
             attempts: 0,
+            redelivered_after: None,
         }]);
         assert_eq!(desk.reserve(endpoint(8)), None);
-        assert!(desk.slots(&[endpoint(8)]).is_any_full);
+        assert!(desk.slots(&[due(8)]).is_any_full);
         arrivals.try_recv().unwrap().iter().for_each(|job| desk.free(job));
         assert!(desk.reserve(endpoint(8)).is_some());
     }
@@ -352,9 +358,9 @@ mod tests {
     #[test]
     fn when_there_is_not_room_for_all_endpoints_they_take_turns() {
         let desk = desk();
-        let endpoints: Vec<_> = (0..100).map(endpoint).collect();
-        let served: std::collections::HashSet<_> =
-            (0..100).flat_map(|_| desk.slots(&endpoints).free).map(|(id, _)| id).collect();
+        let endpoints: Vec<_> = (0..100).map(due).collect();
+        let slots = (0..100).flat_map(|_| desk.slots(&endpoints).free);
+        let served: std::collections::HashSet<_> = slots.map(|slot| slot.endpoint_id).collect();
         assert_eq!(desk.slots(&endpoints).free.len(), 16);
         assert_eq!(served.len(), 100);
     }
@@ -369,7 +375,8 @@ mod tests {
         desk.pause(endpoint(8), now - chrono::TimeDelta::seconds(1));
         assert_eq!(desk.reserve(endpoint(7)), None);
         assert!(desk.reserve(endpoint(8)).is_some());
-        let slots = desk.slots(&[endpoint(7), endpoint(8)]);
-        assert_eq!(slots, Slots { free: vec![(endpoint(8), 64)], is_any_full: false });
+        let slots = desk.slots(&[due(7), due(8)]);
+        let free = Slot { endpoint_id: endpoint(8), free: 64, rate_limit_per_minute: None };
+        assert_eq!(slots, Slots { free: vec![free], is_any_full: false });
     }
 }

@@ -4,13 +4,17 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
+use http::HeaderMap;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 use uuid::Uuid;
 
+use super::subscription::{open_headers, open_secrets, timeout};
+use crate::clock::Clock;
 use crate::secrets::Keyring;
-use crate::store::{Endpoint, SharedStore};
-use crate::webhook::Secret;
+use crate::store::{Endpoint, SharedStore, StoreError};
+use crate::webhook::SigningSecrets;
 
 /// A change of an endpoint is seen after this time at the latest.
 const OLDEST_COPY: Duration = Duration::from_secs(1);
@@ -19,10 +23,21 @@ const OLDEST_COPY: Duration = Duration::from_secs(1);
 pub(super) struct Addressee {
     pub(super) url: String,
     pub(super) is_disabled: bool,
-    /// The newest first; none when they cannot be opened.
-    pub(super) secrets: Option<Vec<Secret>>,
-    sealed: Vec<u8>,
+    pub(super) timeout: Duration,
+    /// What it is called with; none when it cannot be opened.
+    pub(super) opened: Option<Arc<Opened>>,
+    /// Another process may have been told to leave it alone.
+    pub(super) paused_until: Option<DateTime<Utc>>,
+    sealed: Sealed,
 }
+
+/// What was sealed.
+pub(super) struct Opened {
+    pub(super) secrets: SigningSecrets,
+    pub(super) headers: HeaderMap,
+}
+
+type Sealed = (Vec<u8>, Option<Vec<u8>>);
 
 /// The database did not answer.
 #[derive(Debug, Clone, Copy)]
@@ -31,6 +46,7 @@ pub(super) struct Unanswered;
 /// A copy of all endpoints, refreshed when it is needed and old.
 pub(super) struct Directory {
     store: SharedStore,
+    clock: Arc<dyn Clock>,
     keyring: Keyring,
     copy: Mutex<Copied>,
 }
@@ -43,8 +59,8 @@ struct Copied {
 }
 
 impl Directory {
-    pub(super) fn new(store: SharedStore, keyring: Keyring) -> Self {
-        Self { store, keyring, copy: Mutex::new(Copied::default()) }
+    pub(super) fn new(store: SharedStore, clock: Arc<dyn Clock>, keyring: Keyring) -> Self {
+        Self { store, clock, keyring, copy: Mutex::new(Copied::default()) }
     }
 
     /// The endpoint as it was at most a second ago. While the database is asked, everyone waits
@@ -70,7 +86,7 @@ impl Directory {
 
     async fn refresh(&self, copy: &mut Copied) -> Result<(), Unanswered> {
         let asked_at = Instant::now();
-        let endpoints = self.store.endpoints(None).await.map_err(|error| {
+        let (endpoints, mut pauses) = self.ask().await.map_err(|error| {
             tracing::warn!("webhooks wait, the endpoints cannot be read: {error}");
             copy.failed_at = Some(Instant::now());
             Unanswered
@@ -78,7 +94,9 @@ impl Directory {
         let mut known = std::mem::take(&mut copy.endpoints);
         let renewed = endpoints.into_iter().map(|endpoint| {
             let endpoint_id = endpoint.endpoint_id;
-            (endpoint_id, self.renew(known.remove(&endpoint_id), endpoint))
+            let paused_until = pauses.remove(&endpoint_id);
+            let known = known.remove(&endpoint_id);
+            (endpoint_id, Arc::new(self.renew(known.as_deref(), endpoint, paused_until)))
         });
         copy.endpoints = renewed.collect();
         copy.asked_at = Some(asked_at);
@@ -86,50 +104,43 @@ impl Directory {
         Ok(())
     }
 
-    fn renew(&self, known: Option<Arc<Addressee>>, endpoint: Endpoint) -> Arc<Addressee> {
-        let is_disabled = endpoint.disabled.is_some();
-        let known = known.filter(|known| known.sealed == endpoint.sealed_secret);
-        if let Some(known) = known {
-            if known.url == endpoint.url && known.is_disabled == is_disabled {
-                return known;
-            }
-            let (url, sealed) = (endpoint.url, endpoint.sealed_secret);
-            return Arc::new(Addressee {
-                url,
-                is_disabled,
-                secrets: known.secrets.clone(),
-                sealed,
-            });
-        }
-        let secrets = open_secrets(&self.keyring, &endpoint.sealed_secret).map_err(|reason| {
-            let id = endpoint.endpoint_id;
-            tracing::error!(endpoint.id = %id, "the secret cannot be opened: {reason}");
+    async fn ask(&self) -> Result<(Vec<Endpoint>, HashMap<Uuid, DateTime<Utc>>), StoreError> {
+        let endpoints = self.store.endpoints(None).await?;
+        let health = self.store.endpoint_health(self.clock.now()).await?;
+        let pauses = health
+            .into_iter()
+            .filter_map(|health| health.paused_until.map(|until| (health.endpoint_id, until)));
+        Ok((endpoints, pauses.collect()))
+    }
+
+    fn renew(
+        &self,
+        known: Option<&Addressee>,
+        endpoint: Endpoint,
+        paused_until: Option<DateTime<Utc>>,
+    ) -> Addressee {
+        let (timeout, is_disabled) = (timeout(&endpoint), endpoint.disabled.is_some());
+        let Endpoint { endpoint_id, url, sealed_secret, sealed_headers, .. } = endpoint;
+        let sealed = (sealed_secret, sealed_headers);
+        let opened = match known.filter(|known| known.sealed == sealed) {
+            Some(known) => known.opened.clone(),
+            None => self.open(endpoint_id, &sealed).map(Arc::new),
+        };
+        Addressee { url, is_disabled, timeout, opened, paused_until, sealed }
+    }
+
+    fn open(&self, endpoint_id: Uuid, (secret, headers): &Sealed) -> Option<Opened> {
+        let opened = open_secrets(&self.keyring, secret).and_then(|secrets| {
+            let headers = open_headers(&self.keyring, headers.as_deref())?.to_map();
+            Ok(Opened { secrets, headers })
         });
-        let (url, sealed) = (endpoint.url, endpoint.sealed_secret);
-        Arc::new(Addressee { url, is_disabled, secrets: secrets.ok(), sealed })
+        let told = opened.map_err(|reason| {
+            tracing::error!(endpoint.id = %endpoint_id, "the secret cannot be opened: {reason}");
+        });
+        told.ok()
     }
 }
 
 fn is_recent(moment: Option<Instant>) -> bool {
     moment.is_some_and(|moment| moment.elapsed() < OLDEST_COPY)
-}
-
-/// Why an endpoint's secrets cannot be used.
-#[derive(Debug, thiserror::Error)]
-pub enum SecretsError {
-    /// The seal does not open.
-    #[error(transparent)]
-    Sealed(#[from] crate::secrets::OpenError),
-    /// It opens, and something else is in it.
-    #[error(transparent)]
-    Form(crate::webhook::SecretError),
-}
-
-/// An endpoint's signing secrets, the newest first: sealed as their `whsec_` texts, with a space
-/// between two.
-pub fn open_secrets(keyring: &Keyring, sealed: &[u8]) -> Result<Vec<Secret>, SecretsError> {
-    let plain = keyring.open(sealed)?;
-    let secrets: Result<_, _> =
-        String::from_utf8_lossy(&plain).split(' ').map(Secret::parse).collect();
-    secrets.map_err(SecretsError::Form)
 }

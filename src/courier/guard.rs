@@ -98,7 +98,8 @@ impl Guard {
     }
 }
 
-fn is_public(address: IpAddr) -> bool {
+/// Whether everybody may know of this address, and anybody reach it.
+pub fn is_public(address: IpAddr) -> bool {
     if let Some(inside) = embedded(address) {
         return is_public_v4(inside);
     }

@@ -15,6 +15,8 @@ mod guard;
 mod life;
 mod queue;
 mod recorder;
+mod redelivery;
+mod subscription;
 mod sweep;
 #[cfg(test)]
 mod table;
@@ -35,22 +37,27 @@ use directory::Directory;
 use life::Heart;
 use queue::{Job, Place, Queues};
 use recorder::{Entry, Recorder};
+use redelivery::Redeliverer;
 use sweep::Sweeper;
 
-pub use attempt::{Answer, Letter, send};
+pub use attempt::Answer;
 pub use client::{Client, ClientOptions, MAX_BODY_BYTES, PostError, Posted};
 pub use connect::{Resolve, SystemResolver};
 pub use desk::Desk;
-pub use directory::{SecretsError, open_secrets};
-pub use guard::{Guard, GuardError};
+pub use guard::{Guard, GuardError, is_public};
+pub use subscription::{
+    RotateError, SecretsError, new_endpoint, new_secret, open_headers, open_secrets, ping, rotate,
+    seal_headers,
+};
 
 use crate::clock::{Clock, SystemClock};
 use crate::secrets::Keyring;
 use crate::shutdown;
 use crate::store::SharedStore;
+use crate::webhook::LONGEST_TIMEOUT_SECONDS;
 
-/// Everything of an attempt, from the name's resolution to the last byte of the response.
-pub const ATTEMPT_DEADLINE: Duration = Duration::from_secs(15);
+/// No attempt takes longer: the longest timeout that an endpoint can have.
+pub const LONGEST_ATTEMPT: Duration = Duration::from_secs(LONGEST_TIMEOUT_SECONDS as u64);
 /// Attempts in flight in this process.
 const IN_FLIGHT: usize = 1024;
 /// Results that wait to be written; beyond that, attempts wait.
@@ -74,8 +81,10 @@ pub struct CourierParts {
     pub keyring: Keyring,
     /// POSTs.
     pub client: Client,
-    /// How long an attempt may take; [`ATTEMPT_DEADLINE`] unless there is a reason.
-    pub attempt_deadline: Duration,
+    /// No attempt takes longer; [`LONGEST_ATTEMPT`] unless there is a reason.
+    pub longest_attempt: Duration,
+    /// What customers put before `/api/…`: stands in bodies that are made only now.
+    pub public_url: Arc<str>,
 }
 
 /// Delivers webhooks until it is told to stop.
@@ -106,24 +115,28 @@ impl Courier {
     /// waits for the attempts in flight and writes their results.
     pub async fn run(self, shutdown: CancellationToken) -> Result<(), CourierDied> {
         let Self { parts, desk, arrivals } = self;
-        let CourierParts { store, clock, system_clock, keyring, client, attempt_deadline } = parts;
-        let directory = Arc::new(Directory::new(Arc::clone(&store), keyring));
+        let CourierParts { longest_attempt, public_url, .. } = parts;
+        let CourierParts { store, clock, system_clock, keyring, client, .. } = parts;
+        let directory = Directory::new(Arc::clone(&store), Arc::clone(&clock), keyring);
+        let directory = Arc::new(directory);
         let office = Office { store, clock, desk };
         let stop_heart = CancellationToken::new();
         let (mut helpers, mut recording) = (JoinSet::new(), JoinSet::new());
         let heart = Heart { office: office.clone(), system_clock };
         helpers.spawn(heart.beat(stop_heart.clone()));
         helpers.spawn(Sweeper { office: office.clone() }.run(shutdown.clone()));
+        let redeliverer = Redeliverer { office: office.clone(), public_url };
+        helpers.spawn(redeliverer.run(shutdown.clone()));
 
         let (entries, unwritten) = mpsc::channel(UNWRITTEN);
         let recorder = Recorder { office: office.clone(), directory: Arc::clone(&directory) };
         recording.spawn(recorder.run(unwritten));
-        let deadline = attempt_deadline;
-        let carrier = Carrier { office: office.clone(), client, directory, entries, deadline };
+        let carrier =
+            Carrier { office: office.clone(), client, directory, entries, longest_attempt };
         let round = Round::new(Arc::new(carrier), arrivals);
         let ran = tokio::select! {
             () = round.run(shutdown.clone()) => Ok(()),
-            () = overdue(shutdown, deadline + AFTER_DEADLINE) => Ok(()),
+            () = overdue(shutdown, longest_attempt + AFTER_DEADLINE) => Ok(()),
             died = death(&mut helpers) => Err(died),
             died = death(&mut recording) => Err(died),
         };

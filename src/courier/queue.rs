@@ -24,7 +24,7 @@ pub(super) struct Job {
 
 impl Job {
     fn is_retry(&self) -> bool {
-        self.owed.attempts > 0
+        self.owed.is_retry()
     }
 }
 
@@ -191,6 +191,7 @@ mod tests {
             event_type: EventType::SessionFinalized,
             body: Bytes::new(),
             attempts,
+            redelivered_after: None,
         };
         Job { owed, is_claimed: attempts > 0 }
     }

@@ -12,7 +12,7 @@ use super::directory::Directory;
 use super::queue::Job;
 use crate::backoff::Backoff;
 use crate::clock;
-use crate::store::{AttemptResult, StoreError};
+use crate::store::{AttemptResult, Recorded, StoreError};
 
 /// Results in one write.
 const BATCH: usize = 200;
@@ -25,8 +25,6 @@ pub(super) enum Entry {
         job: Job,
         /// What came of it.
         result: Box<AttemptResult>,
-        /// The receiver said 410.
-        is_endpoint_gone: bool,
     },
     /// Others may attempt it.
     GivenBack(Job),
@@ -74,24 +72,15 @@ impl Recorder {
             self.record(process, results).await;
             self.give_back(process, &given_back).await;
         }
-        self.disable_gone(batch).await;
     }
 
     async fn record(&self, process: Uuid, results: Vec<AttemptResult>) {
         if results.is_empty() {
             return;
         }
-        match persist(|| self.office.store.record(process, &results)).await {
-            Ok(recorded) => {
-                let lost = results.len() - recorded.len();
-                if lost > 0 {
-                    tracing::info!(
-                        process.id = %process,
-                        "{lost} results do not count: their deliveries are no longer this \
-                         process's, or were cancelled"
-                    );
-                }
-            }
+        let now = self.office.clock.now();
+        match persist(|| self.office.store.record(process, &results, now)).await {
+            Ok(recorded) => self.tell(process, results.len(), recorded).await,
             Err(error) if results.len() == 1 => give_up(&results[0], &error),
             // One result that the database refuses must not cost the others theirs.
             Err(_) => {
@@ -104,15 +93,14 @@ impl Recorder {
 
     /// What cannot be recorded as it is, is recorded without what the receiver said.
     async fn record_alone(&self, process: Uuid, result: AttemptResult) {
-        let bare = AttemptResult {
-            response_head: None,
-            response_body: bytes::Bytes::new(),
-            ..result.clone()
-        };
+        let mut bare = result.clone();
+        bare.attempt.response_head = None;
+        bare.attempt.response_body = bytes::Bytes::new();
+        let now = self.office.clock.now();
         for result in [result, bare] {
             let result = std::slice::from_ref(&result);
-            match persist(|| self.office.store.record(process, result)).await {
-                Ok(_) => return,
+            match persist(|| self.office.store.record(process, result, now)).await {
+                Ok(recorded) => return self.tell(process, 1, recorded).await,
                 Err(error) => give_up(&result[0], &error),
             }
         }
@@ -127,24 +115,29 @@ impl Recorder {
         }
     }
 
-    /// After the result is recorded, for disabling cancels what is still pending.
-    async fn disable_gone(&self, batch: &[Entry]) {
-        let gone = batch.iter().filter_map(|entry| match entry {
-            Entry::Attempted { job, is_endpoint_gone: true, .. } => Some(job.owed.endpoint_id),
-            _ => None,
-        });
-        for endpoint_id in gone.collect::<HashSet<_>>() {
-            let now = self.office.clock.now();
-            let disabled =
-                persist(|| self.office.store.disable_endpoint(endpoint_id, "gone", now)).await;
-            match disabled {
-                Ok(()) => {
-                    tracing::warn!(endpoint.id = %endpoint_id, "endpoint disabled: it said 410");
-                }
-                Err(error) => {
-                    tracing::error!(endpoint.id = %endpoint_id, "endpoint not disabled: {error}");
-                }
-            }
+    /// Tells the operator what became of results and endpoints.
+    async fn tell(&self, process: Uuid, results: usize, recorded: Recorded) {
+        let Recorded { deliveries, disabled, warned } = recorded;
+        let lost = results.saturating_sub(deliveries.len());
+        if lost > 0 {
+            tracing::info!(
+                process.id = %process,
+                "{lost} results do not count: their deliveries are no longer this process's, or \
+                 were cancelled"
+            );
+        }
+        for (endpoint_id, failing, percent) in warned {
+            tracing::warn!(
+                endpoint.id = %endpoint_id,
+                failures = failing.failures,
+                "this endpoint has only failed since {}: {percent} % of the way to being disabled",
+                failing.since.format("%FT%TZ")
+            );
+        }
+        for (endpoint_id, reason) in &disabled {
+            tracing::warn!(endpoint.id = %endpoint_id, reason, "endpoint disabled");
+        }
+        if !disabled.is_empty() {
             self.directory.forget().await;
         }
     }
@@ -153,7 +146,7 @@ impl Recorder {
 fn give_up(result: &AttemptResult, error: &StoreError) {
     tracing::error!(
         delivery.id = %result.delivery_id,
-        attempt = result.number,
+        attempt = result.attempt.number,
         "the result of an attempt cannot be recorded: {error}"
     );
 }

@@ -14,6 +14,8 @@ use crate::store::{HandOff as _, StoreError};
 
 const SWEEP_EVERY: Duration = Duration::from_secs(1);
 const RESCUE_EVERY: Duration = Duration::from_secs(3);
+/// While an endpoint with a limit of its own has something due.
+const LIMITED_EVERY: Duration = Duration::from_millis(200);
 /// Between two sweeps, however much there is to do: so that a claim is worth its transaction.
 const BREATH: Duration = Duration::from_millis(20);
 
@@ -28,10 +30,9 @@ impl Sweeper {
             let (mut backoff, mut rescued_at) = (Backoff::default(), None::<Instant>);
             loop {
                 let is_rescue_due = rescued_at.is_none_or(|at| at.elapsed() >= RESCUE_EVERY);
-                match self.sweep(is_rescue_due).await {
+                match self.round(is_rescue_due, &mut rescued_at).await {
                     Ok(pause) => {
                         backoff = Backoff::default();
-                        rescued_at = if is_rescue_due { Some(Instant::now()) } else { rescued_at };
                         self.wait(pause).await;
                     }
                     Err(error) => {
@@ -53,20 +54,43 @@ impl Sweeper {
         }
     }
 
-    async fn sweep(&self, is_rescue_due: bool) -> Result<Pause, StoreError> {
+    /// Looks after deliveries that nobody does anything about.
+    ///
+    /// True if there may be more of them.
+    async fn rescue(&self) -> Result<bool, StoreError> {
+        let now = self.office.clock.now();
+        let rescued = self.office.store.rescue(now).await?;
+        if rescued > 0 {
+            tracing::info!("{rescued} deliveries of processes that died are free again");
+        }
+        let cancelled = self.office.store.cancel_undeliverable(now).await?;
+        if cancelled > 0 {
+            tracing::info!("{cancelled} deliveries cancelled: their endpoints take no more");
+        }
+        Ok(cancelled > 0)
+    }
+
+    async fn round(
+        &self,
+        is_rescue_due: bool,
+        rescued_at: &mut Option<Instant>,
+    ) -> Result<Pause, StoreError> {
         let Some(process) = self.office.desk.lively_process() else {
             return Ok(Pause::For(SWEEP_EVERY));
         };
-        let now = self.office.clock.now();
         if is_rescue_due {
-            let rescued = self.office.store.rescue(now).await?;
-            if rescued > 0 {
-                tracing::info!("{rescued} deliveries of processes that died are free again");
-            }
+            let is_there_more = self.rescue().await?;
+            *rescued_at = (!is_there_more).then(Instant::now);
         }
+        self.sweep(process).await
+    }
+
+    async fn sweep(&self, process: Uuid) -> Result<Pause, StoreError> {
+        let now = self.office.clock.now();
         let due = self.office.store.due_endpoints(now).await?;
         let slots = self.office.desk.slots(&due);
-        let mut unfilled: HashMap<Uuid, u32> = slots.free.iter().copied().collect();
+        let mut unfilled: HashMap<Uuid, u32> =
+            slots.free.iter().map(|slot| (slot.endpoint_id, slot.free)).collect();
         if !slots.free.is_empty() {
             let claimed = self.office.store.claim(process, now, &slots.free).await;
             // Without an answer there may be claims that nobody knows of.
@@ -77,7 +101,12 @@ impl Sweeper {
             self.office.desk.accept_claimed(owed);
         }
         let is_there_more = slots.is_any_full || unfilled.values().any(|free| *free == 0);
-        if is_there_more { Ok(Pause::UntilRoom) } else { self.until_next_due().await }
+        if is_there_more {
+            return Ok(Pause::UntilRoom);
+        }
+        // What has a limit may be due, and its time not have come.
+        let is_limited = slots.free.iter().any(|slot| slot.rate_limit_per_minute.is_some());
+        if is_limited { Ok(Pause::For(LIMITED_EVERY)) } else { self.until_next_due().await }
     }
 
     async fn until_next_due(&self) -> Result<Pause, StoreError> {

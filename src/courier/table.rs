@@ -13,9 +13,11 @@ use uuid::Uuid;
 use crate::clock::SystemClock;
 use crate::finalize::Session;
 use crate::store::{
-    ApiKey, AttemptResult, Batch, Delivery, DeliveryState, Endpoint, Failure, FailureFilter, Next,
-    Owed, Store, StoreError, Taken, Terms, Unjoined,
+    ApiKey, AttemptResult, Batch, Delivery, DeliveryFilter, DeliveryState, DeliveryStory,
+    DueEndpoint, Endpoint, EndpointHealth, Failure, FailureFilter, Next, Owed, Recorded,
+    Redelivery, RedeliveryRange, Slot, Store, StoreError, Taken, Terms, Unjoined, Verdict,
 };
+use crate::webhook::MessageId;
 
 #[derive(Debug, Clone)]
 pub(super) struct Row {
@@ -128,24 +130,27 @@ impl Store for Table {
         Ok(orphans.map(|row| row.process = None).count() as u64)
     }
 
-    async fn due_endpoints(&self, now: DateTime<Utc>) -> Result<Vec<Uuid>, StoreError> {
+    async fn due_endpoints(&self, now: DateTime<Utc>) -> Result<Vec<DueEndpoint>, StoreError> {
         let content = self.open()?;
         let due = content.rows.values().filter(|row| row.is_due(now));
         let mut endpoints: Vec<_> = due.map(|row| row.owed.endpoint_id).collect();
         endpoints.sort();
         endpoints.dedup();
-        Ok(endpoints)
+        let due = endpoints.into_iter();
+        Ok(due
+            .map(|endpoint_id| DueEndpoint { endpoint_id, rate_limit_per_minute: None })
+            .collect())
     }
 
     async fn claim(
         &self,
         process: Uuid,
         now: DateTime<Utc>,
-        slots: &[(Uuid, u32)],
+        slots: &[Slot],
     ) -> Result<Vec<Owed>, StoreError> {
         let mut content = self.open()?;
         let mut claimed = Vec::new();
-        for (endpoint_id, free) in slots {
+        for Slot { endpoint_id, free, .. } in slots {
             let rows = content.rows.values_mut();
             let mut due: Vec<_> = rows
                 .filter(|row| row.owed.endpoint_id == *endpoint_id && row.is_due(now))
@@ -179,29 +184,36 @@ impl Store for Table {
     async fn record(
         &self,
         process: Uuid,
-        attempts: &[AttemptResult],
-    ) -> Result<Vec<Uuid>, StoreError> {
+        results: &[AttemptResult],
+        now: DateTime<Utc>,
+    ) -> Result<Recorded, StoreError> {
         let mut content = self.open_to_take()?;
-        if attempts.iter().any(|attempt| attempt.response_body == "poison") {
+        if results.iter().any(|result| result.attempt.response_body == "poison") {
             return Err(StoreError::Rejected(anyhow!("poison")));
         }
-        let mut recorded = Vec::new();
-        for attempt in attempts {
-            let row = content.rows.get_mut(&attempt.delivery_id);
+        let mut recorded = Recorded::default();
+        for result in results {
+            let Content { rows, endpoints, .. } = &mut *content;
+            let row = rows.get_mut(&result.delivery_id);
             let Some(row) = row.filter(|row| row.process == Some(process)) else { continue };
             row.process = None;
-            row.owed.attempts = attempt.number;
-            row.state = match attempt.next {
+            row.owed.attempts = result.attempt.number;
+            row.state = match result.next {
                 Next::Done => DeliveryState::Delivered,
                 Next::RetryAt(at) => {
                     row.next_attempt_at = at;
                     DeliveryState::Pending
                 }
                 Next::Exhausted => DeliveryState::Exhausted,
-                Next::Cancelled => DeliveryState::Cancelled,
+                Next::Cancelled(_) => DeliveryState::Cancelled,
             };
-            recorded.push(attempt.delivery_id);
-            content.results.push(attempt.clone());
+            let endpoint = endpoints.iter_mut().find(|e| e.endpoint_id == result.endpoint_id);
+            if let Some(endpoint) = endpoint.filter(|_| result.verdict == Verdict::Gone) {
+                endpoint.disabled = Some((now, "gone".to_owned()));
+                recorded.disabled.push((endpoint.endpoint_id, "gone"));
+            }
+            recorded.deliveries.push(result.delivery_id);
+            content.results.push(result.clone());
         }
         Ok(recorded)
     }
@@ -215,18 +227,23 @@ impl Store for Table {
         Ok(pending.map(|row| row.next_attempt_at).min())
     }
 
-    async fn disable_endpoint(
+    async fn endpoint_health(
         &self,
-        endpoint_id: Uuid,
-        reason: &str,
-        now: DateTime<Utc>,
-    ) -> Result<(), StoreError> {
-        let mut content = self.open()?;
-        let mut endpoints = content.endpoints.iter_mut();
-        if let Some(endpoint) = endpoints.find(|endpoint| endpoint.endpoint_id == endpoint_id) {
-            endpoint.disabled = Some((now, reason.to_owned()));
-        }
-        Ok(())
+        _now: DateTime<Utc>,
+    ) -> Result<Vec<EndpointHealth>, StoreError> {
+        self.open().map(|_| Vec::new())
+    }
+
+    async fn cancel_undeliverable(&self, _now: DateTime<Utc>) -> Result<u64, StoreError> {
+        self.open().map(|_| 0)
+    }
+
+    async fn advance_redelivery(
+        &self,
+        _public_url: &str,
+        _now: DateTime<Utc>,
+    ) -> Result<Option<Redelivery>, StoreError> {
+        self.open().map(|_| None)
     }
 
     async fn installation(&self) -> Result<Uuid, StoreError> {
@@ -282,6 +299,81 @@ impl Store for Table {
     }
 
     async fn api_keys(&self) -> Result<Vec<ApiKey>, StoreError> {
+        unreachable!("the courier does not ask for this")
+    }
+
+    async fn change_endpoint(&self, _endpoint: &Endpoint) -> Result<bool, StoreError> {
+        unreachable!("the courier does not ask for this")
+    }
+
+    async fn disable_endpoint(
+        &self,
+        _endpoint_id: Uuid,
+        _reason: &str,
+        _now: DateTime<Utc>,
+    ) -> Result<bool, StoreError> {
+        unreachable!("the courier does not ask for this")
+    }
+
+    async fn enable_endpoint(&self, _endpoint_id: Uuid) -> Result<bool, StoreError> {
+        unreachable!("the courier does not ask for this")
+    }
+
+    async fn delete_endpoint(
+        &self,
+        _endpoint_id: Uuid,
+        _now: DateTime<Utc>,
+    ) -> Result<bool, StoreError> {
+        unreachable!("the courier does not ask for this")
+    }
+
+    async fn deliveries(&self, _filter: &DeliveryFilter) -> Result<Vec<Delivery>, StoreError> {
+        unreachable!("the courier does not ask for this")
+    }
+
+    async fn deliveries_of_message(
+        &self,
+        _message_id: MessageId,
+    ) -> Result<Vec<Delivery>, StoreError> {
+        unreachable!("the courier does not ask for this")
+    }
+
+    async fn delivery(&self, _delivery_id: Uuid) -> Result<Option<DeliveryStory>, StoreError> {
+        unreachable!("the courier does not ask for this")
+    }
+
+    async fn redeliver(
+        &self,
+        _deliveries: &[Uuid],
+        _now: DateTime<Utc>,
+    ) -> Result<Vec<Uuid>, StoreError> {
+        unreachable!("the courier does not ask for this")
+    }
+
+    async fn count_range(&self, _range: &RedeliveryRange) -> Result<i64, StoreError> {
+        unreachable!("the courier does not ask for this")
+    }
+
+    async fn add_redelivery(&self, _job: &Redelivery) -> Result<(), StoreError> {
+        unreachable!("the courier does not ask for this")
+    }
+
+    async fn redeliveries(
+        &self,
+        _endpoint_id: Option<Uuid>,
+    ) -> Result<Vec<Redelivery>, StoreError> {
+        unreachable!("the courier does not ask for this")
+    }
+
+    async fn redelivery(&self, _redelivery_id: Uuid) -> Result<Option<Redelivery>, StoreError> {
+        unreachable!("the courier does not ask for this")
+    }
+
+    async fn cancel_redelivery(
+        &self,
+        _redelivery_id: Uuid,
+        _now: DateTime<Utc>,
+    ) -> Result<bool, StoreError> {
         unreachable!("the courier does not ask for this")
     }
 }

@@ -10,8 +10,8 @@ use super::table::{Row, Table};
 use super::testing::{Receiver, Reply, nobody, ok};
 use super::*;
 use crate::clock;
-use crate::store::{AttemptResult, DeliveryState, Endpoint, HandOff as _, Next, Owed};
-use crate::webhook::{EventType, MessageId, PayloadKind};
+use crate::store::{AttemptResult, Cause, DeliveryState, Endpoint, HandOff as _, Next, Owed};
+use crate::webhook::{EventType, MessageId, Secret};
 
 const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSwMfKQ9r8GKYo=";
 const OLD_SECRET: &str = "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD";
@@ -54,7 +54,8 @@ impl World {
             system_clock: None,
             keyring: keyring.clone(),
             client: Client::new(Arc::new(guard), ClientOptions::default()),
-            attempt_deadline: Duration::from_secs(5),
+            longest_attempt: Duration::from_secs(5),
+            public_url: "https://voice.example.com".into(),
         });
         let desk = courier.desk();
         let (running, shutdown) = (None, CancellationToken::new());
@@ -91,18 +92,11 @@ impl World {
 
     fn add_endpoint(&self, number: u128, url: &str) -> Uuid {
         let endpoint_id = Uuid::from_u128(number);
-        self.table.lock().endpoints.push(Endpoint {
-            endpoint_id,
-            owner: None,
-            tenant_id: None,
-            character_slug: None,
-            event_types: vec![],
-            payload: PayloadKind::Thin,
-            url: url.to_owned(),
-            sealed_secret: self.keyring.seal(format!("{SECRET} {OLD_SECRET}").as_bytes()),
-            disabled: None,
-            created_at: self.clock.now(),
-        });
+        let now = self.clock.now();
+        let [old, new] = [OLD_SECRET, SECRET].map(|text| Secret::parse(text).unwrap());
+        let endpoint = new_endpoint(&self.keyring, (url.to_owned(), None), old, now);
+        let endpoint = rotate(&self.keyring, &endpoint, new, now, TimeDelta::hours(24)).unwrap();
+        self.table.lock().endpoints.push(Endpoint { endpoint_id, ..endpoint });
         endpoint_id
     }
 
@@ -117,6 +111,7 @@ impl World {
             event_type: EventType::SessionFinalized,
             body: Bytes::from(format!("{{\"delivery\":\"{delivery_id}\"}}")),
             attempts,
+            redelivered_after: None,
         };
         let row = Row {
             owed: owed.clone(),
@@ -171,9 +166,12 @@ async fn a_delivery_that_is_handed_over_arrives_signed_at_once() {
         Webhook::new(secret).unwrap().verify(&request.body, &request.headers).unwrap();
     }
     let result = world.attempted(&owed, 1).await;
-    assert_eq!((result.number, result.status, result.next), (1, Some(200), Next::Done));
-    assert_eq!(result.address, Some(receiver.address.to_string()));
-    assert_eq!(&*result.response_body, b"ok");
+    assert_eq!(
+        (result.attempt.number, result.attempt.status, result.next),
+        (1, Some(200), Next::Done)
+    );
+    assert_eq!(result.attempt.address, Some(receiver.address.to_string()));
+    assert_eq!(&*result.attempt.response_body, b"ok");
     assert_eq!(world.row(&owed).state, DeliveryState::Delivered);
 }
 
@@ -190,7 +188,7 @@ async fn a_failed_attempt_is_repeated_when_it_is_due_with_the_same_id_and_bytes(
     let first = receiver.next().await;
     let result = world.attempted(&owed, 1).await;
     let Next::RetryAt(at) = result.next else { panic!("{:?}", result.next) };
-    let pause = at - result.finished_at();
+    let pause = at - result.attempt.finished_at();
     assert!(pause >= TimeDelta::seconds(5) && pause < TimeDelta::seconds(6), "{pause}");
 
     world.clock.advance(6);
@@ -201,7 +199,7 @@ async fn a_failed_attempt_is_repeated_when_it_is_due_with_the_same_id_and_bytes(
     );
     assert_ne!(second.headers["webhook-timestamp"], first.headers["webhook-timestamp"]);
     let result = world.attempted(&owed, 2).await;
-    assert_eq!((result.number, result.next), (2, Next::Done));
+    assert_eq!((result.attempt.number, result.next), (2, Next::Done));
 }
 
 #[tokio::test]
@@ -210,8 +208,8 @@ async fn the_last_attempt_exhausts_the_delivery() {
     let endpoint = world.add_endpoint(1, &format!("http://{}/", nobody().await));
     let owed = world.add_delivery(endpoint, 9);
     let result = world.attempted(&owed, 1).await;
-    assert_eq!((result.number, result.next), (10, Next::Exhausted));
-    assert_eq!((result.status, result.error.as_deref()), (None, Some("connect")));
+    assert_eq!((result.attempt.number, result.next), (10, Next::Exhausted));
+    assert_eq!((result.attempt.status, result.attempt.error.as_deref()), (None, Some("connect")));
     assert_eq!(world.row(&owed).state, DeliveryState::Exhausted);
 }
 
@@ -224,7 +222,10 @@ async fn gone_disables_the_endpoint() {
     world.until(|world| world.table.lock().endpoints[0].disabled.is_some()).await;
     assert_eq!(world.table.lock().endpoints[0].disabled.as_ref().unwrap().1, "gone");
     let result = world.attempted(&owed, 1).await;
-    assert_eq!((result.status, result.next), (Some(410), Next::Cancelled));
+    assert_eq!(
+        (result.attempt.status, result.next),
+        (Some(410), Next::Cancelled(Cause::EndpointDisabled))
+    );
     assert_eq!(world.row(&owed).state, DeliveryState::Cancelled);
 }
 
@@ -238,7 +239,7 @@ async fn deliveries_to_endpoints_that_are_gone_or_disabled_are_cancelled_unsent(
         let (owed, _) = world.hand_over(endpoint);
         let result = world.attempted(&owed, 1).await;
         assert!(result.was_not_sent());
-        assert_eq!(result.number, 0);
+        assert_eq!(result.attempt.number, 0);
     }
     assert!(receiver.already().is_none());
 }
@@ -255,7 +256,7 @@ async fn an_endpoint_that_asks_to_wait_is_left_alone() {
     let (owed, _) = world.hand_over(endpoint);
     let result = world.attempted(&owed, 1).await;
     let Next::RetryAt(at) = result.next else { panic!("{:?}", result.next) };
-    assert!(at - result.finished_at() >= TimeDelta::seconds(6), "not before it asked");
+    assert!(at - result.attempt.finished_at() >= TimeDelta::seconds(6), "not before it asked");
 
     receiver.next().await;
     world.until(|world| world.desk.is_paused(endpoint)).await;
@@ -441,7 +442,7 @@ async fn a_shutdown_ends_although_results_cannot_be_written() {
     let receiver =
         Receiver::start(|_| Reply::Say(429, "retry-after: 900\r\n", String::new())).await;
     let mut world = World::new();
-    world.courier.as_mut().unwrap().parts.attempt_deadline = Duration::from_millis(500);
+    world.courier.as_mut().unwrap().parts.longest_attempt = Duration::from_millis(500);
     world.run();
     world.until(|world| world.desk.lively_process().is_some()).await;
     world.table.takes_nothing.store(true, Ordering::SeqCst);
@@ -478,6 +479,6 @@ async fn a_secret_that_cannot_be_opened_fails_the_attempt_and_posts_nothing() {
     world.table.lock().endpoints[0].sealed_secret = Keyring::new([8; 32]).seal(SECRET.as_bytes());
     let (owed, _) = world.hand_over(endpoint);
     let result = world.attempted(&owed, 1).await;
-    assert_eq!(result.error.as_deref(), Some("unreadable_secret"));
+    assert_eq!(result.attempt.error.as_deref(), Some("unreadable_secret"));
     assert!(matches!(result.next, Next::RetryAt(_)) && receiver.already().is_none());
 }

@@ -119,8 +119,8 @@ pub struct NewMessage {
     pub message_id: MessageId,
     /// What it tells.
     pub event_type: EventType,
-    /// Of which session.
-    pub session_id: Uuid,
+    /// Of which session, if it tells of one.
+    pub session_id: Option<Uuid>,
     /// Of which recording, if it tells of one.
     pub egress_id: Option<String>,
     /// The body for `thin` endpoints, if one is owed it.
@@ -140,6 +140,8 @@ pub struct NewDelivery {
     pub payload: PayloadKind,
     /// The endpoint is disabled: the delivery is born cancelled.
     pub is_cancelled: bool,
+    /// The endpoint has a rate limit of its own.
+    pub is_limited: bool,
 }
 
 /// Decides what a batch changes.
@@ -413,6 +415,7 @@ impl Merge<'_> {
                     endpoint_id: endpoint.endpoint_id,
                     payload: endpoint.payload,
                     is_cancelled: endpoint.disabled.is_some(),
+                    is_limited: endpoint.rate_limit_per_minute.is_some(),
                 });
             }
         }
@@ -424,7 +427,7 @@ impl Merge<'_> {
         self.plan.messages.push(NewMessage {
             message_id,
             event_type,
-            session_id,
+            session_id: Some(session_id),
             egress_id: egress_id.map(str::to_owned),
             thin: owed[0].then(|| thin_payload(event_type, at, session, egress_id, url)),
             full: owed[1].then(|| full_payload(event_type, at, session, egress_id, url)),

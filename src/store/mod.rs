@@ -4,30 +4,41 @@
 //! implementation must keep: a method either happens whole or not at all; all times come from
 //! the caller; a method may run again after a lost answer without a second effect.
 
+mod delivery;
 mod open;
 pub mod postgres;
+mod record;
+mod redelivery;
 mod rows;
 mod shared;
 mod sql;
 pub mod sqlite;
 mod take;
+mod transaction;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use chrono::{DateTime, TimeDelta, Utc};
+use chrono::{DateTime, Utc};
 use sqlx::SqlStr;
 use sqlx::migrate::{Migration, MigrationType, Migrator};
 use uuid::Uuid;
 
 use crate::event::{FailureCode, Rejection};
 use crate::finalize::{Outcome, Prepared, Session};
-use crate::webhook::{EventType, MessageId};
+use crate::webhook::MessageId;
 
 pub use crate::webhook::Endpoint;
+pub use delivery::{
+    Attempt, AttemptResult, Cause, Delivery, DeliveryFilter, DeliveryState, DeliveryStory,
+    DueEndpoint, EndpointHealth, Next, Owed, Recorded, Slot, Verdict,
+};
 pub use open::{DatabaseUrl, OpenError, OpenMode, migrate, open};
+pub use redelivery::{
+    MOST_PER_SECOND, PER_SECOND, Position, Redelivery, RedeliveryRange, RedeliveryState, Statuses,
+};
 
 /// A store that several tasks share.
 pub type SharedStore = Arc<dyn Store>;
@@ -80,11 +91,38 @@ pub trait Store: Send + Sync + 'static {
     /// Keeps a new endpoint.
     async fn add_endpoint(&self, endpoint: &Endpoint) -> Result<(), StoreError>;
 
-    /// Endpoints in the order they were made: one owner's, or all.
+    /// Endpoints in the order they were made: one owner's, or all. Deleted ones are not there.
     async fn endpoints(&self, owner: Option<i64>) -> Result<Vec<Endpoint>, StoreError>;
 
     /// The endpoint with this id.
     async fn endpoint(&self, endpoint_id: Uuid) -> Result<Option<Endpoint>, StoreError>;
+
+    /// Keeps a changed endpoint as the version after the one it was read in. `false`: it is not in
+    /// that version any more, or not there; read it again. Whether it is disabled stays as it is.
+    async fn change_endpoint(&self, endpoint: &Endpoint) -> Result<bool, StoreError>;
+
+    /// Disables an endpoint, cancels its pending deliveries (`endpoint_disabled`) and tells the
+    /// owner's other endpoints. `false`: it is disabled already, or not there.
+    async fn disable_endpoint(
+        &self,
+        endpoint_id: Uuid,
+        reason: &str,
+        now: DateTime<Utc>,
+    ) -> Result<bool, StoreError>;
+
+    /// Enables an endpoint, with nothing held against it. `false`: it is enabled, or not there.
+    async fn enable_endpoint(&self, endpoint_id: Uuid) -> Result<bool, StoreError>;
+
+    /// Deletes an endpoint: its secrets are gone, its pending deliveries cancelled
+    /// (`endpoint_deleted`), the others kept. `false`: there is no such endpoint.
+    async fn delete_endpoint(
+        &self,
+        endpoint_id: Uuid,
+        now: DateTime<Utc>,
+    ) -> Result<bool, StoreError>;
+
+    /// How endpoints fare that do not simply fare well.
+    async fn endpoint_health(&self, now: DateTime<Utc>) -> Result<Vec<EndpointHealth>, StoreError>;
 
     // ---- deliveries ----
 
@@ -111,46 +149,93 @@ pub trait Store: Send + Sync + 'static {
     /// Gives back the deliveries of processes that are no longer alive; how many.
     async fn rescue(&self, now: DateTime<Utc>) -> Result<u64, StoreError>;
 
-    /// Endpoints that have unclaimed deliveries due.
-    async fn due_endpoints(&self, now: DateTime<Utc>) -> Result<Vec<Uuid>, StoreError>;
+    /// Endpoints that have unclaimed deliveries due, and may be called.
+    async fn due_endpoints(&self, now: DateTime<Utc>) -> Result<Vec<DueEndpoint>, StoreError>;
 
-    /// Claims due deliveries for this process: of each endpoint at most the given number,
-    /// first attempts first, then the longest due. After an error some may be claimed all the
-    /// same.
+    /// Claims due deliveries for this process: of each endpoint at most the given number, and no
+    /// more than its own limit lets start, first attempts first, then the longest due. After an
+    /// error some may be claimed all the same.
     async fn claim(
         &self,
         process: Uuid,
         now: DateTime<Utc>,
-        slots: &[(Uuid, u32)],
+        slots: &[Slot],
     ) -> Result<Vec<Owed>, StoreError>;
 
     /// Gives claimed deliveries back, unattempted.
     async fn release(&self, process: Uuid, deliveries: &[Uuid]) -> Result<(), StoreError>;
 
     /// Records attempts and what they make of their deliveries; only those that `process` still
-    /// holds, and none twice. Returns the ids that were recorded.
+    /// holds, and none twice. In the same transaction endpoints are judged by them: paused, and
+    /// disabled when they are gone or have only failed for too long.
     async fn record(
         &self,
         process: Uuid,
-        attempts: &[AttemptResult],
-    ) -> Result<Vec<Uuid>, StoreError>;
+        results: &[AttemptResult],
+        now: DateTime<Utc>,
+    ) -> Result<Recorded, StoreError>;
 
     /// When the next unclaimed delivery falls due.
     async fn next_due(&self) -> Result<Option<DateTime<Utc>>, StoreError>;
 
+    /// Cancels what is still pending to disabled and deleted endpoints, a bounded number at a time;
+    /// how many.
+    async fn cancel_undeliverable(&self, now: DateTime<Utc>) -> Result<u64, StoreError>;
+
+    /// Deliveries, the newest first.
+    async fn deliveries(&self, filter: &DeliveryFilter) -> Result<Vec<Delivery>, StoreError>;
+
     /// Deliveries of a session's messages, oldest first.
     async fn deliveries_of(&self, session_id: Uuid) -> Result<Vec<Delivery>, StoreError>;
+
+    /// Deliveries of a message, oldest first.
+    async fn deliveries_of_message(
+        &self,
+        message_id: MessageId,
+    ) -> Result<Vec<Delivery>, StoreError>;
+
+    /// The delivery with this id, its bytes and its attempts.
+    async fn delivery(&self, delivery_id: Uuid) -> Result<Option<DeliveryStory>, StoreError>;
 
     /// How many deliveries stand in each state: `(state, count)`.
     async fn delivery_counts(&self) -> Result<Vec<(DeliveryState, i64)>, StoreError>;
 
-    /// Disables an endpoint and cancels its pending deliveries (`endpoint_disabled`).
-    async fn disable_endpoint(
+    // ---- redelivery ----
+
+    /// Owes deliveries anew, from the beginning of the schedule; what is pending falls due at
+    /// once. Which: all that exist, that nobody is sending and whose endpoint is enabled.
+    async fn redeliver(
         &self,
-        endpoint_id: Uuid,
-        reason: &str,
+        deliveries: &[Uuid],
         now: DateTime<Utc>,
-    ) -> Result<(), StoreError>;
+    ) -> Result<Vec<Uuid>, StoreError>;
+
+    /// How many deliveries a range has that can go out again.
+    async fn count_range(&self, range: &RedeliveryRange) -> Result<i64, StoreError>;
+
+    /// Keeps a new redelivery.
+    async fn add_redelivery(&self, job: &Redelivery) -> Result<(), StoreError>;
+
+    /// Redeliveries to an endpoint, or all, the newest first, at most 100.
+    async fn redeliveries(&self, endpoint_id: Option<Uuid>) -> Result<Vec<Redelivery>, StoreError>;
+
+    /// The redelivery with this id.
+    async fn redelivery(&self, redelivery_id: Uuid) -> Result<Option<Redelivery>, StoreError>;
+
+    /// Stops a redelivery: what is on its way stays so. `false`: it has ended, or is not there.
+    async fn cancel_redelivery(
+        &self,
+        redelivery_id: Uuid,
+        now: DateTime<Utc>,
+    ) -> Result<bool, StoreError>;
+
+    /// Does one step of the redelivery that is next; it, as it is then. `None`: none is due.
+    /// Bodies that were never made name the session's address below `public_url`.
+    async fn advance_redelivery(
+        &self,
+        public_url: &str,
+        now: DateTime<Utc>,
+    ) -> Result<Option<Redelivery>, StoreError>;
 
     // ---- failures ----
 
@@ -238,121 +323,6 @@ impl Unjoined {
     }
 }
 
-/// A delivery that this process holds: all that an attempt needs.
-#[derive(Debug, Clone)]
-pub struct Owed {
-    /// The delivery.
-    pub delivery_id: Uuid,
-    /// The id under which this process holds it.
-    pub process_id: Uuid,
-    /// The message: the `webhook-id`.
-    pub message_id: MessageId,
-    /// The endpoint.
-    pub endpoint_id: Uuid,
-    /// What the message tells.
-    pub event_type: EventType,
-    /// The exact bytes to send.
-    pub body: Bytes,
-    /// Attempts made so far.
-    pub attempts: u32,
-}
-
-/// Where a delivery stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum DeliveryState {
-    /// Owed.
-    Pending,
-    /// The receiver said 2xx.
-    Delivered,
-    /// Every attempt failed.
-    Exhausted,
-    /// Not to be sent (the endpoint was disabled).
-    Cancelled,
-}
-
-impl DeliveryState {
-    /// The state as it stands in databases and in the API.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Pending => "pending",
-            Self::Delivered => "delivered",
-            Self::Exhausted => "exhausted",
-            Self::Cancelled => "cancelled",
-        }
-    }
-
-    /// The state with this name.
-    pub fn parse(name: &str) -> Option<Self> {
-        [Self::Pending, Self::Delivered, Self::Exhausted, Self::Cancelled]
-            .into_iter()
-            .find(|state| state.as_str() == name)
-    }
-}
-
-/// One message owed to one endpoint, as people see it.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Delivery {
-    /// Its id.
-    pub delivery_id: Uuid,
-    /// The message.
-    pub message_id: MessageId,
-    /// What the message tells.
-    pub event_type: EventType,
-    /// To whom.
-    pub endpoint_id: Uuid,
-    /// Where it stands.
-    pub state: DeliveryState,
-    /// Attempts made so far.
-    pub attempts: u32,
-    /// When the next attempt is due.
-    pub next_attempt_at: Option<DateTime<Utc>>,
-    /// When it came into being.
-    pub created_at: DateTime<Utc>,
-    /// When it ended.
-    pub finished_at: Option<DateTime<Utc>>,
-}
-
-/// One attempt, and what it makes of its delivery.
-#[derive(Debug, Clone)]
-pub struct AttemptResult {
-    /// The delivery.
-    pub delivery_id: Uuid,
-    /// 1 for the first.
-    pub number: u32,
-    /// When the attempt began.
-    pub started_at: DateTime<Utc>,
-    /// How long it took.
-    pub duration_us: i64,
-    /// The receiver's status.
-    pub status: Option<u16>,
-    /// Why there was no status, or no success, in a few words: `timeout`, `connect`, `dns`, `tls`,
-    /// `refused_address`, `closed`, …
-    pub error: Option<String>,
-    /// Status line and headers, cut.
-    pub response_head: Option<String>,
-    /// At most 16 KiB of the response's body.
-    pub response_body: Bytes,
-    /// The address connected to.
-    pub address: Option<String>,
-    /// The connection had carried an earlier request.
-    pub is_connection_reused: bool,
-    /// What the delivery becomes.
-    pub next: Next,
-}
-
-/// What an attempt makes of its delivery.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Next {
-    /// Delivered.
-    Done,
-    /// Not yet; try again then.
-    RetryAt(DateTime<Utc>),
-    /// That was the last attempt.
-    Exhausted,
-    /// The endpoint is gone or disabled.
-    Cancelled,
-}
-
 /// An event that could not be finalized.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Failure {
@@ -402,30 +372,6 @@ pub struct ApiKey {
     pub is_active: bool,
     /// When it was made.
     pub created_at: DateTime<Utc>,
-}
-
-impl AttemptResult {
-    /// When the attempt ended.
-    pub fn finished_at(&self) -> DateTime<Utc> {
-        self.started_at + TimeDelta::microseconds(self.duration_us)
-    }
-
-    /// The delivery ended without this attempt reaching anyone (its endpoint is gone).
-    pub fn was_not_sent(&self) -> bool {
-        self.next == Next::Cancelled && self.status.is_none()
-    }
-}
-
-impl Next {
-    /// The delivery's state, and when it is due again.
-    fn as_row(self) -> (DeliveryState, Option<DateTime<Utc>>) {
-        match self {
-            Self::Done => (DeliveryState::Delivered, None),
-            Self::RetryAt(at) => (DeliveryState::Pending, Some(at)),
-            Self::Exhausted => (DeliveryState::Exhausted, None),
-            Self::Cancelled => (DeliveryState::Cancelled, None),
-        }
-    }
 }
 
 /// A migration that comes with the program: version, name, statements.

@@ -16,22 +16,33 @@ use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
 use sqlx::{Connection as _, PgConnection, Postgres as Db, query, query_as, query_scalar};
 use uuid::Uuid;
 
+use super::redelivery::ToldMessage;
 use super::rows::{
-    ApiKeyRow, DeliveryRow, EgressRow, EndpointRow, FailureRow, OwedRow, RawFailureRow, SessionRow,
+    ApiKeyRow, AttemptRow, DeliveryRow, DeliveryStoryRow, DueEndpointRow, EgressRow, EndpointRow,
+    FailureRow, HealthRow, OwedRow, RawFailureRow, RedeliveryRow, SessionRow, ToldMessageRow,
     delivery_state, event_type_list, read_all,
 };
-use super::sql::{egress_columns, egress_upsert, session_columns, session_upsert};
-use super::take::{DeliveryToKeep, EgressKeys, FailureToKeep, SessionKeys, Transaction};
+use super::shared::{COUNTED_AT_ONCE, number};
+use super::sql::{
+    egress_columns, egress_upsert, endpoint_columns, session_columns, session_upsert,
+};
+use super::transaction::{
+    DeliveryToKeep, EgressKeys, FailureToKeep, Health, Rowwise, SessionKeys, Transaction,
+};
 use super::{
-    ApiKey, AttemptResult, Batch, Delivery, DeliveryState, Endpoint, Failure, FailureFilter, Next,
-    Owed, Store, StoreError, Taken, Terms, Unjoined, sql, take, within,
+    ApiKey, AttemptResult, Batch, Cause, Delivery, DeliveryFilter, DeliveryState, DeliveryStory,
+    DueEndpoint, Endpoint, EndpointHealth, Failure, FailureFilter, Owed, Recorded, Redelivery,
+    RedeliveryRange, Slot, Store, StoreError, Taken, Terms, Unjoined, record, redelivery, sql,
+    take, within,
 };
 use crate::event::FailureCode;
 use crate::finalize::{JoinedBy, JoinedEgress, NewMessage, Session};
-use crate::webhook::MessageId;
+use crate::webhook::{EventType, MessageId, PayloadKind, RateLimit};
 
-const MIGRATIONS: &[super::MigrationFile] =
-    &[(1, "initial", include_str!("../../migrations/postgres/0001_initial.sql"))];
+const MIGRATIONS: &[super::MigrationFile] = &[
+    (1, "initial", include_str!("../../migrations/postgres/0001_initial.sql")),
+    (2, "webhooks", include_str!("../../migrations/postgres/0002_webhooks.sql")),
+];
 
 const SESSIONS_BY_KEYS: &str = concat!(
     "SELECT ",
@@ -89,11 +100,13 @@ const UNJOINED_EGRESSES: &str = concat!(
     LIMIT 1000"
 );
 
-const ENDPOINTS_OF: &str = "SELECT endpoint_id, owner, tenant_id, character_slug, event_types,
-        payload, url, sealed_secret, disabled_at, disabled_because, created_at
-    FROM endpoints
-    WHERE owner IS NULL OR owner = ANY($1)
-    ORDER BY created_at, endpoint_id";
+const ENDPOINTS_OF: &str = concat!(
+    "SELECT ",
+    endpoint_columns!(),
+    " FROM endpoints
+    WHERE (owner IS NULL OR owner = ANY($1)) AND deleted_at IS NULL
+    ORDER BY created_at, endpoint_id"
+);
 
 const PUT_SESSIONS: &str = concat!(
     "INSERT INTO sessions (",
@@ -125,10 +138,13 @@ const PUT_MESSAGES: &str = "INSERT INTO messages
 
 const PUT_DELIVERIES: &str = "INSERT INTO deliveries
         (delivery_id, message_id, endpoint_id, payload, state, cause, process_id, finished_at,
-         is_retry, attempts, next_attempt_at, created_at)
-    SELECT *, FALSE, 0, $9::timestamptz, $9::timestamptz
+         redelivered_after, is_retry, attempts, next_attempt_at, created_at)
+    SELECT *, redelivered_after IS NOT NULL, 0, $10::timestamptz, $10::timestamptz
     FROM unnest($1::uuid[], $2::bytea[], $3::uuid[], $4::text[], $5::text[], $6::text[],
-        $7::uuid[], $8::timestamptz[])";
+        $7::uuid[], $8::timestamptz[], $9::int4[])
+    AS new (delivery_id, message_id, endpoint_id, payload, state, cause, process_id, finished_at,
+        redelivered_after)
+    ON CONFLICT DO NOTHING";
 
 const CLAIM: &str = "WITH due AS (
         SELECT delivery_id FROM unnest($2::uuid[], $3::int8[]) AS slot (endpoint_id, free)
@@ -142,10 +158,20 @@ const CLAIM: &str = "WITH due AS (
     claimed AS (
         UPDATE deliveries SET process_id = $1
         FROM due WHERE deliveries.delivery_id = due.delivery_id
-        RETURNING deliveries.delivery_id, process_id, message_id, endpoint_id, attempts, payload)
-    SELECT delivery_id, process_id, claimed.message_id, endpoint_id, attempts, type,
+        RETURNING deliveries.delivery_id, process_id, message_id, endpoint_id, attempts, payload,
+            redelivered_after)
+    SELECT delivery_id, process_id, claimed.message_id, endpoint_id, attempts, redelivered_after,
+        type,
         CASE payload WHEN 'full' THEN full_body ELSE thin END AS body
     FROM claimed JOIN messages ON messages.message_id = claimed.message_id";
+
+/// Whoever is writing one of them at the moment is not waited for, nor is waited for by them.
+const CANCEL_PENDING: &str = "UPDATE deliveries
+    SET state = 'cancelled', cause = $2, finished_at = $3
+    WHERE delivery_id IN (
+        SELECT delivery_id FROM deliveries
+        WHERE state = 'pending' AND process_id IS NULL AND endpoint_id = $1
+        LIMIT $4 FOR UPDATE SKIP LOCKED)";
 
 const RELEASE: &str = "UPDATE deliveries SET process_id = NULL
     WHERE process_id = $1 AND state = 'pending' AND delivery_id = ANY($2)";
@@ -295,26 +321,21 @@ impl Postgres {
         &self,
         process: Uuid,
         now: DateTime<Utc>,
-        slots: &[(Uuid, u32)],
+        slots: &[Slot],
     ) -> Result<Vec<Owed>, StoreError> {
-        let mut rows: Vec<OwedRow> = Vec::new();
-        let mut free: Vec<(Uuid, i64)> =
-            slots.iter().map(|(endpoint_id, free)| (*endpoint_id, i64::from(*free))).collect();
-        for is_retry in [false, true] {
-            let claimed: Vec<OwedRow> = query_as(CLAIM)
-                .bind(process)
-                .bind(free.iter().map(|(endpoint_id, _)| *endpoint_id).collect::<Vec<_>>())
-                .bind(free.iter().map(|(_, free)| *free).collect::<Vec<_>>())
-                .bind(is_retry)
-                .bind(now)
-                .fetch_all(&self.writer)
-                .await
-                .map_err(failed)?;
-            for row in &claimed {
-                if let Some(slot) = free.iter_mut().find(|(id, _)| *id == row.endpoint_id()) {
-                    slot.1 -= 1;
-                }
-            }
+        let (limited, unlimited): (Vec<Slot>, Vec<Slot>) =
+            slots.iter().partition(|slot| slot.rate_limit_per_minute.is_some());
+        let mut rows = Vec::new();
+        if !unlimited.is_empty() {
+            let mut connection = self.writer.acquire().await.map_err(failed)?;
+            rows = claim(&mut connection, process, now, &unlimited).await?;
+        }
+        for slot in limited {
+            let mut tx = Writing(self.begin().await?);
+            let (health, slot) = tx.limited(slot, now).await?;
+            let claimed = claim(&mut tx.0, process, now, &[slot]).await?;
+            tx.started(&slot, health, now, claimed.len()).await?;
+            Box::new(tx).commit().await?;
             rows.extend(claimed);
         }
         read_all(rows)
@@ -329,39 +350,35 @@ impl Postgres {
             .map_err(failed)?;
         Ok(())
     }
+}
 
-    async fn record_all(
-        &self,
-        process: Uuid,
-        attempts: &[AttemptResult],
-    ) -> Result<Vec<Uuid>, StoreError> {
-        let of = |attempt: &AttemptResult| attempt.next.as_row();
-        let is_final = |attempt: &AttemptResult| of(attempt).0 != DeliveryState::Pending;
-        let cancelled = |attempt: &AttemptResult| attempt.next == Next::Cancelled;
-        let query = query_scalar(RECORD).bind(process);
-        bind_columns!(
-            query,
-            attempts,
-            |attempt| attempt.delivery_id,
-            |attempt| of(attempt).0.as_str(),
-            |attempt| cancelled(attempt).then_some("endpoint_disabled"),
-            |attempt| of(attempt).1,
-            |attempt| is_final(attempt).then(|| attempt.finished_at()),
-            |attempt| i32::try_from(attempt.number).unwrap_or(i32::MAX),
-            |attempt| attempt.started_at,
-            |attempt| attempt.duration_us,
-            |attempt| attempt.status.map(i32::from),
-            |attempt| attempt.error.as_deref(),
-            |attempt| attempt.response_head.as_deref(),
-            |attempt| &attempt.response_body[..],
-            |attempt| attempt.address.as_deref(),
-            |attempt| attempt.is_connection_reused,
-            |attempt| !attempt.was_not_sent(),
-        )
-        .fetch_all(&self.writer)
-        .await
-        .map_err(failed)
+async fn claim(
+    connection: &mut PgConnection,
+    process: Uuid,
+    now: DateTime<Utc>,
+    slots: &[Slot],
+) -> Result<Vec<OwedRow>, StoreError> {
+    let mut rows: Vec<OwedRow> = Vec::new();
+    let mut free: Vec<(Uuid, i64)> =
+        slots.iter().map(|slot| (slot.endpoint_id, i64::from(slot.free))).collect();
+    for is_retry in [false, true] {
+        let claimed: Vec<OwedRow> = query_as(CLAIM)
+            .bind(process)
+            .bind(free.iter().map(|(endpoint_id, _)| *endpoint_id).collect::<Vec<_>>())
+            .bind(free.iter().map(|(_, free)| *free).collect::<Vec<_>>())
+            .bind(is_retry)
+            .bind(now)
+            .fetch_all(&mut *connection)
+            .await
+            .map_err(failed)?;
+        for row in &claimed {
+            if let Some(slot) = free.iter_mut().find(|(id, _)| *id == row.endpoint_id()) {
+                slot.1 -= 1;
+            }
+        }
+        rows.extend(claimed);
     }
+    Ok(rows)
 }
 
 /// Refuses a database that this release's migrations have not all been run on.
@@ -575,9 +592,10 @@ impl Transaction for Writing {
             |delivery| delivery.endpoint_id,
             |delivery| delivery.payload.as_str(),
             |delivery| delivery.state().as_str(),
-            |delivery| delivery.is_cancelled.then_some("endpoint_disabled"),
+            DeliveryToKeep::cause,
             |delivery| delivery.process_id,
             |delivery| delivery.is_cancelled.then_some(now),
+            DeliveryToKeep::redelivered_after,
         )
         .bind(now)
         .execute(&mut *self.0)
@@ -586,8 +604,54 @@ impl Transaction for Writing {
         Ok(())
     }
 
-    async fn put_failure(&mut self, failure: &FailureToKeep<'_>) -> Result<Uuid, StoreError> {
-        take::put_failure_query!(failure).fetch_one(&mut *self.0).await.map_err(failed)
+    async fn put_results(
+        &mut self,
+        process: Uuid,
+        results: &[AttemptResult],
+    ) -> Result<Vec<Uuid>, StoreError> {
+        let of = |result: &AttemptResult| result.next.as_row();
+        let is_final = |result: &AttemptResult| of(result).0 != DeliveryState::Pending;
+        let query = query_scalar(RECORD).bind(process);
+        bind_columns!(
+            query,
+            results,
+            |result| result.delivery_id,
+            |result| of(result).0.as_str(),
+            |result| result.next.cause(),
+            |result| of(result).1,
+            |result| is_final(result).then(|| result.attempt.finished_at()),
+            |result| number(result.attempt.number),
+            |result| result.attempt.started_at,
+            |result| result.attempt.duration_us,
+            |result| result.attempt.status.map(i32::from),
+            |result| result.attempt.error.as_deref(),
+            |result| result.attempt.response_head.as_deref(),
+            |result| &result.attempt.response_body[..],
+            |result| result.attempt.address.as_deref(),
+            |result| result.attempt.is_connection_reused,
+            |result| !result.was_not_sent(),
+        )
+        .fetch_all(&mut *self.0)
+        .await
+        .map_err(failed)
+    }
+
+    async fn cancel_pending(
+        &mut self,
+        endpoint_id: Uuid,
+        cause: Cause,
+        now: DateTime<Utc>,
+        limit: u32,
+    ) -> Result<u64, StoreError> {
+        let cancelled = query(CANCEL_PENDING)
+            .bind(endpoint_id)
+            .bind(cause.as_str())
+            .bind(now)
+            .bind(i64::from(limit))
+            .execute(&mut *self.0)
+            .await
+            .map_err(failed)?;
+        Ok(cancelled.rows_affected())
     }
 
     async fn commit(self: Box<Self>) -> Result<(), StoreError> {

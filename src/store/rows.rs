@@ -5,10 +5,15 @@ use chrono::{DateTime, Utc};
 use sqlx::{ColumnIndex, Decode, FromRow, Row, Type};
 use uuid::Uuid;
 
-use super::{ApiKey, Delivery, DeliveryState, Endpoint, Failure, Owed, StoreError};
+use super::redelivery::ToldMessage;
+use super::transaction::Health;
+use super::{
+    ApiKey, Attempt, Delivery, DeliveryState, DueEndpoint, Endpoint, EndpointHealth, Failure, Owed,
+    Position, Redelivery, RedeliveryRange, RedeliveryState, Statuses, StoreError,
+};
 use crate::event::{Digest, Egress, FailureCode, Rejection};
 use crate::finalize::{JoinedBy, JoinedEgress, RecordingState, RecordingStatus, Session};
-use crate::webhook::{EventType, MessageId, PayloadKind};
+use crate::webhook::{EventType, Failing, MessageId, PayloadKind};
 
 /// A stored value that this release cannot read: a defect, or a newer release's writing.
 pub(super) fn unreadable(what: &str, value: &str) -> StoreError {
@@ -188,9 +193,13 @@ row!(EndpointRow {
     payload: String,
     url: String,
     sealed_secret: Vec<u8>,
+    sealed_headers: Option<Vec<u8>>,
+    timeout_seconds: i32,
+    rate_limit_per_minute: Option<i32>,
     disabled_at: Option<DateTime<Utc>>,
     disabled_because: Option<String>,
     created_at: DateTime<Utc>,
+    version: i32,
 });
 
 impl TryFrom<EndpointRow> for Endpoint {
@@ -208,8 +217,12 @@ impl TryFrom<EndpointRow> for Endpoint {
                 .ok_or_else(|| unreadable("payload kind", &row.payload))?,
             url: row.url,
             sealed_secret: row.sealed_secret,
+            sealed_headers: row.sealed_headers,
+            timeout_seconds: count(row.timeout_seconds),
+            rate_limit_per_minute: row.rate_limit_per_minute.map(count),
             disabled: row.disabled_at.map(|at| (at, row.disabled_because.unwrap_or_default())),
             created_at: row.created_at,
+            version: row.version,
         })
     }
 }
@@ -227,6 +240,7 @@ row!(OwedRow {
     event_type: String = "type",
     body: Vec<u8>,
     attempts: i32,
+    redelivered_after: Option<i32>,
 });
 
 impl OwedRow {
@@ -247,6 +261,7 @@ impl TryFrom<OwedRow> for Owed {
             event_type: event_type(&row.event_type)?,
             body: Bytes::from(row.body),
             attempts: count(row.attempts),
+            redelivered_after: row.redelivered_after.map(count),
         })
     }
 }
@@ -255,9 +270,12 @@ row!(DeliveryRow {
     delivery_id: Uuid,
     message_id: Vec<u8>,
     event_type: String = "type",
+    session_id: Option<Uuid>,
     endpoint_id: Uuid,
     state: String,
+    cause: Option<String>,
     attempts: i32,
+    redelivered_after: Option<i32>,
     next_attempt_at: Option<DateTime<Utc>>,
     created_at: DateTime<Utc>,
     finished_at: Option<DateTime<Utc>>,
@@ -271,9 +289,12 @@ impl TryFrom<DeliveryRow> for Delivery {
             delivery_id: row.delivery_id,
             message_id: message_id(&row.message_id)?,
             event_type: event_type(&row.event_type)?,
+            session_id: row.session_id,
             endpoint_id: row.endpoint_id,
             state: delivery_state(&row.state)?,
+            cause: row.cause,
             attempts: count(row.attempts),
+            redelivered_after: row.redelivered_after.map(count),
             next_attempt_at: row.next_attempt_at,
             created_at: row.created_at,
             finished_at: row.finished_at,
@@ -281,9 +302,182 @@ impl TryFrom<DeliveryRow> for Delivery {
     }
 }
 
+/// A delivery with its bytes.
+pub(super) struct DeliveryStoryRow {
+    pub(super) delivery: DeliveryRow,
+    pub(super) body: Option<Vec<u8>>,
+}
+
+impl<'r, R: Row> FromRow<'r, R> for DeliveryStoryRow
+where
+    DeliveryRow: FromRow<'r, R>,
+    &'static str: ColumnIndex<R>,
+    Option<Vec<u8>>: Decode<'r, R::Database> + Type<R::Database>,
+{
+    fn from_row(row: &'r R) -> Result<Self, sqlx::Error> {
+        Ok(Self { delivery: DeliveryRow::from_row(row)?, body: row.try_get("body")? })
+    }
+}
+
 /// The state with this name.
 pub(super) fn delivery_state(text: &str) -> Result<DeliveryState, StoreError> {
     DeliveryState::parse(text).ok_or_else(|| unreadable("delivery state", text))
+}
+
+row!(AttemptRow {
+    number: i32,
+    started_at: DateTime<Utc>,
+    duration_us: i64,
+    status: Option<i32>,
+    error: Option<String>,
+    response_head: Option<String>,
+    response_body: Option<Vec<u8>>,
+    address: Option<String>,
+    is_connection_reused: bool,
+});
+
+impl TryFrom<AttemptRow> for Attempt {
+    type Error = StoreError;
+
+    fn try_from(row: AttemptRow) -> Result<Self, StoreError> {
+        Ok(Self {
+            number: count(row.number),
+            started_at: row.started_at,
+            duration_us: row.duration_us,
+            status: row.status.and_then(|status| u16::try_from(status).ok()),
+            error: row.error,
+            response_head: row.response_head,
+            response_body: Bytes::from(row.response_body.unwrap_or_default()),
+            address: row.address,
+            is_connection_reused: row.is_connection_reused,
+        })
+    }
+}
+
+row!(DueEndpointRow {
+    endpoint_id: Uuid,
+    rate_limit_per_minute: Option<i32>,
+});
+
+impl TryFrom<DueEndpointRow> for DueEndpoint {
+    type Error = StoreError;
+
+    fn try_from(row: DueEndpointRow) -> Result<Self, StoreError> {
+        let rate_limit_per_minute = row.rate_limit_per_minute.map(count);
+        Ok(Self { endpoint_id: row.endpoint_id, rate_limit_per_minute })
+    }
+}
+
+row!(HealthRow {
+    endpoint_id: Uuid,
+    failing_since: Option<DateTime<Utc>>,
+    last_failure_at: Option<DateTime<Utc>>,
+    failures: i32,
+    failure_days: i32,
+    paused_until: Option<DateTime<Utc>>,
+    next_slot_at: Option<DateTime<Utc>>,
+});
+
+impl From<&HealthRow> for Health {
+    fn from(row: &HealthRow) -> Self {
+        let failing = row.failing_since.zip(row.last_failure_at).map(|(since, last_at)| Failing {
+            since,
+            last_at,
+            failures: count(row.failures),
+            days: count(row.failure_days),
+        });
+        Self { failing, paused_until: row.paused_until, next_slot_at: row.next_slot_at }
+    }
+}
+
+impl TryFrom<HealthRow> for EndpointHealth {
+    type Error = StoreError;
+
+    fn try_from(row: HealthRow) -> Result<Self, StoreError> {
+        let Health { failing, paused_until, .. } = Health::from(&row);
+        Ok(Self { endpoint_id: row.endpoint_id, failing, paused_until })
+    }
+}
+
+row!(RedeliveryRow {
+    redelivery_id: Uuid,
+    endpoint_id: Uuid,
+    since: DateTime<Utc>,
+    until: DateTime<Utc>,
+    statuses: String,
+    per_second: i32,
+    state: String,
+    matched: i64,
+    redelivered: i64,
+    skipped: i64,
+    last_delivery: Uuid,
+    last_message_at: DateTime<Utc>,
+    last_message: Vec<u8>,
+    next_step_at: DateTime<Utc>,
+    created_at: DateTime<Utc>,
+    finished_at: Option<DateTime<Utc>>,
+});
+
+impl TryFrom<RedeliveryRow> for Redelivery {
+    type Error = StoreError;
+
+    fn try_from(row: RedeliveryRow) -> Result<Self, StoreError> {
+        let statuses = Statuses::parse(row.statuses.split(','))
+            .map_err(|_| unreadable("list of statuses", &row.statuses))?;
+        Ok(Self {
+            redelivery_id: row.redelivery_id,
+            range: RedeliveryRange {
+                endpoint_id: row.endpoint_id,
+                since: row.since,
+                until: row.until,
+                statuses,
+            },
+            per_second: count(row.per_second),
+            state: RedeliveryState::parse(&row.state)
+                .ok_or_else(|| unreadable("state of a redelivery", &row.state))?,
+            matched: row.matched,
+            redelivered: row.redelivered,
+            skipped: row.skipped,
+            position: Position {
+                delivery: row.last_delivery,
+                message: (row.last_message_at, row.last_message),
+            },
+            next_step_at: row.next_step_at,
+            created_at: row.created_at,
+            finished_at: row.finished_at,
+        })
+    }
+}
+
+row!(ToldMessageRow {
+    message_id: Vec<u8>,
+    event_type: String = "type",
+    session_id: Option<Uuid>,
+    egress_id: Option<String>,
+    created_at: DateTime<Utc>,
+    is_owed: bool,
+    has_body: bool,
+    character_owner: Option<i64>,
+    tenant_id: Option<String>,
+    character_slug: Option<String>,
+});
+
+impl TryFrom<ToldMessageRow> for ToldMessage {
+    type Error = StoreError;
+
+    fn try_from(row: ToldMessageRow) -> Result<Self, StoreError> {
+        let about = row.character_owner.zip(row.tenant_id).zip(row.character_slug);
+        Ok(Self {
+            message_id: message_id(&row.message_id)?,
+            event_type: event_type(&row.event_type)?,
+            session_id: row.session_id,
+            egress_id: row.egress_id,
+            created_at: row.created_at,
+            is_owed: row.is_owed,
+            has_body: row.has_body,
+            about: about.map(|((owner, tenant), character)| (owner, tenant, character)),
+        })
+    }
 }
 
 row!(FailureRow {

@@ -33,7 +33,7 @@ macro_rules! impl_store {
                 &self,
                 process: Uuid,
                 now: DateTime<Utc>,
-                slots: &[(Uuid, u32)],
+                slots: &[Slot],
             ) -> Result<Vec<Owed>, StoreError> {
                 within(self.claim_due(process, now, slots)).await
             }
@@ -73,9 +73,13 @@ macro_rules! impl_store {
                         .bind(endpoint.payload.as_str())
                         .bind(&endpoint.url)
                         .bind(&endpoint.sealed_secret)
+                        .bind(&endpoint.sealed_headers)
+                        .bind(number(endpoint.timeout_seconds))
+                        .bind(endpoint.rate_limit_per_minute.map(number))
                         .bind(endpoint.disabled.as_ref().map(|(at, _)| *at))
                         .bind(endpoint.disabled.as_ref().map(|(_, because)| because.clone()))
                         .bind(endpoint.created_at)
+                        .bind(endpoint.version)
                         .execute(&self.writer)
                         .await
                         .map_err(failed)?;
@@ -108,28 +112,103 @@ macro_rules! impl_store {
                 .await
             }
 
+            async fn change_endpoint(&self, endpoint: &Endpoint) -> Result<bool, StoreError> {
+                within(async {
+                    let changed = query(sql::CHANGE_ENDPOINT)
+                        .bind(endpoint.endpoint_id)
+                        .bind(endpoint.version)
+                        .bind(&endpoint.tenant_id)
+                        .bind(&endpoint.character_slug)
+                        .bind(event_type_list(&endpoint.event_types))
+                        .bind(endpoint.payload.as_str())
+                        .bind(&endpoint.url)
+                        .bind(&endpoint.sealed_secret)
+                        .bind(&endpoint.sealed_headers)
+                        .bind(number(endpoint.timeout_seconds))
+                        .bind(endpoint.rate_limit_per_minute.map(number))
+                        .execute(&self.writer)
+                        .await
+                        .map_err(failed)?;
+                    Ok(changed.rows_affected() > 0)
+                })
+                .await
+            }
+
             async fn disable_endpoint(
                 &self,
                 endpoint_id: Uuid,
                 reason: &str,
                 now: DateTime<Utc>,
-            ) -> Result<(), StoreError> {
+            ) -> Result<bool, StoreError> {
+                within(async {
+                    let (mut tx, installation) = (Writing(self.begin().await?), self.installation);
+                    let failing = tx.health(endpoint_id).await?.failing;
+                    let is_new =
+                        record::disable(&mut tx, installation, endpoint_id, reason, failing, now)
+                            .await?;
+                    Box::new(tx).commit().await?;
+                    Ok(is_new)
+                })
+                .await
+            }
+
+            async fn enable_endpoint(&self, endpoint_id: Uuid) -> Result<bool, StoreError> {
                 within(async {
                     let mut tx = self.begin().await?;
-                    query(sql::DISABLE_ENDPOINT)
+                    let enabled = query(sql::ENABLE_ENDPOINT)
                         .bind(endpoint_id)
-                        .bind(now)
-                        .bind(reason)
                         .execute(&mut *tx)
                         .await
                         .map_err(failed)?;
-                    query(sql::CANCEL_PENDING)
+                    query(sql::FORGET_HEALTH)
                         .bind(endpoint_id)
-                        .bind(now)
                         .execute(&mut *tx)
                         .await
                         .map_err(failed)?;
-                    tx.commit().await.map_err(failed)
+                    tx.commit().await.map_err(failed)?;
+                    Ok(enabled.rows_affected() > 0)
+                })
+                .await
+            }
+
+            async fn delete_endpoint(
+                &self,
+                endpoint_id: Uuid,
+                now: DateTime<Utc>,
+            ) -> Result<bool, StoreError> {
+                within(async {
+                    let mut tx = Writing(self.begin().await?);
+                    let deleted = query(sql::DELETE_ENDPOINT)
+                        .bind(endpoint_id)
+                        .bind(now)
+                        .bind(Vec::<u8>::new())
+                        .execute(&mut *tx.0)
+                        .await
+                        .map_err(failed)?;
+                    query(sql::FORGET_HEALTH)
+                        .bind(endpoint_id)
+                        .execute(&mut *tx.0)
+                        .await
+                        .map_err(failed)?;
+                    let limit = record::CANCELLED_AT_ONCE;
+                    tx.cancel_pending(endpoint_id, Cause::EndpointDeleted, now, limit).await?;
+                    Box::new(tx).commit().await?;
+                    Ok(deleted.rows_affected() > 0)
+                })
+                .await
+            }
+
+            async fn endpoint_health(
+                &self,
+                now: DateTime<Utc>,
+            ) -> Result<Vec<EndpointHealth>, StoreError> {
+                within(async {
+                    let rows: Vec<HealthRow> = query_as(sql::UNWELL)
+                        .bind(now)
+                        .fetch_all(&self.readers)
+                        .await
+                        .map_err(failed)?;
+                    read_all(rows)
                 })
                 .await
             }
@@ -195,13 +274,17 @@ macro_rules! impl_store {
                 .await
             }
 
-            async fn due_endpoints(&self, now: DateTime<Utc>) -> Result<Vec<Uuid>, StoreError> {
+            async fn due_endpoints(
+                &self,
+                now: DateTime<Utc>,
+            ) -> Result<Vec<DueEndpoint>, StoreError> {
                 within(async {
-                    query_scalar(sql::DUE_ENDPOINTS)
+                    let rows: Vec<DueEndpointRow> = query_as(sql::DUE_ENDPOINTS)
                         .bind(now)
                         .fetch_all(&self.readers)
                         .await
-                        .map_err(failed)
+                        .map_err(failed)?;
+                    read_all(rows)
                 })
                 .await
             }
@@ -209,9 +292,37 @@ macro_rules! impl_store {
             async fn record(
                 &self,
                 process: Uuid,
-                attempts: &[AttemptResult],
-            ) -> Result<Vec<Uuid>, StoreError> {
-                within(self.record_all(process, attempts)).await
+                results: &[AttemptResult],
+                now: DateTime<Utc>,
+            ) -> Result<Recorded, StoreError> {
+                within(async {
+                    let tx = Box::new(Writing(self.begin().await?));
+                    record::record(tx, self.installation, process, results, now).await
+                })
+                .await
+            }
+
+            async fn cancel_undeliverable(&self, now: DateTime<Utc>) -> Result<u64, StoreError> {
+                within(async {
+                    let endpoints: Vec<(Uuid, bool)> = query_as(sql::UNDELIVERABLE)
+                        .fetch_all(&self.readers)
+                        .await
+                        .map_err(failed)?;
+                    let mut cancelled = 0;
+                    for (endpoint_id, is_deleted) in endpoints {
+                        let cause = if is_deleted {
+                            Cause::EndpointDeleted
+                        } else {
+                            Cause::EndpointDisabled
+                        };
+                        let mut tx = Writing(self.begin().await?);
+                        let limit = record::CANCELLED_AT_ONCE;
+                        cancelled += tx.cancel_pending(endpoint_id, cause, now, limit).await?;
+                        Box::new(tx).commit().await?;
+                    }
+                    Ok(cancelled)
+                })
+                .await
             }
 
             async fn next_due(&self) -> Result<Option<DateTime<Utc>>, StoreError> {
@@ -229,6 +340,213 @@ macro_rules! impl_store {
                         .await
                         .map_err(failed)?;
                     read_all(rows)
+                })
+                .await
+            }
+
+            async fn deliveries(
+                &self,
+                filter: &DeliveryFilter,
+            ) -> Result<Vec<Delivery>, StoreError> {
+                within(async {
+                    let statement = match (filter.endpoint_id, filter.state) {
+                        (None, _) => sql::DELIVERIES,
+                        (_, Some(DeliveryState::Exhausted | DeliveryState::Cancelled)) => {
+                            sql::UNDELIVERED_TO
+                        }
+                        _ => sql::DELIVERIES_TO,
+                    };
+                    let mut asked = query_as(statement)
+                        .bind(filter.before.unwrap_or(Uuid::max()))
+                        .bind(filter.state.map(DeliveryState::as_str))
+                        .bind(filter.event_type.map(EventType::as_str))
+                        .bind(i64::from(filter.limit));
+                    if let Some(endpoint_id) = filter.endpoint_id {
+                        asked = asked.bind(endpoint_id);
+                    }
+                    let rows: Vec<DeliveryRow> =
+                        asked.fetch_all(&self.readers).await.map_err(failed)?;
+                    read_all(rows)
+                })
+                .await
+            }
+
+            async fn deliveries_of_message(
+                &self,
+                message_id: MessageId,
+            ) -> Result<Vec<Delivery>, StoreError> {
+                within(async {
+                    let rows: Vec<DeliveryRow> = query_as(sql::DELIVERIES_OF_MESSAGE)
+                        .bind(&message_id.0[..])
+                        .fetch_all(&self.readers)
+                        .await
+                        .map_err(failed)?;
+                    read_all(rows)
+                })
+                .await
+            }
+
+            async fn delivery(
+                &self,
+                delivery_id: Uuid,
+            ) -> Result<Option<DeliveryStory>, StoreError> {
+                within(async {
+                    let row: Option<DeliveryStoryRow> = query_as(sql::DELIVERY)
+                        .bind(delivery_id)
+                        .fetch_optional(&self.readers)
+                        .await
+                        .map_err(failed)?;
+                    let Some(row) = row else { return Ok(None) };
+                    let attempts: Vec<AttemptRow> = query_as(sql::ATTEMPTS)
+                        .bind(delivery_id)
+                        .fetch_all(&self.readers)
+                        .await
+                        .map_err(failed)?;
+                    Ok(Some(DeliveryStory {
+                        delivery: row.delivery.try_into()?,
+                        body: Bytes::from(row.body.unwrap_or_default()),
+                        attempts: read_all(attempts)?,
+                    }))
+                })
+                .await
+            }
+
+            async fn redeliver(
+                &self,
+                deliveries: &[Uuid],
+                now: DateTime<Utc>,
+            ) -> Result<Vec<Uuid>, StoreError> {
+                within(async {
+                    let (mut tx, mut owed) = (self.begin().await?, Vec::new());
+                    for delivery_id in deliveries {
+                        let changed = query(sql::REDELIVER)
+                            .bind(delivery_id)
+                            .bind(now)
+                            .execute(&mut *tx)
+                            .await
+                            .map_err(failed)?;
+                        owed.extend((changed.rows_affected() > 0).then_some(*delivery_id));
+                    }
+                    tx.commit().await.map_err(failed)?;
+                    Ok(owed)
+                })
+                .await
+            }
+
+            async fn count_range(&self, range: &RedeliveryRange) -> Result<i64, StoreError> {
+                let Some(endpoint) = self.endpoint(range.endpoint_id).await? else { return Ok(0) };
+                let mut count: i64 = within(async {
+                    query_scalar(sql::COUNT_RANGE)
+                        .bind(range.endpoint_id)
+                        .bind(redelivery::least_id(range.since))
+                        .bind(redelivery::least_id(range.until))
+                        .bind(range.statuses.exhausted)
+                        .bind(range.statuses.cancelled)
+                        .fetch_one(&self.readers)
+                        .await
+                        .map_err(failed)
+                })
+                .await?;
+                let mut position = redelivery::Position::start(range.since).message;
+                while range.statuses.missing {
+                    let told = within(async {
+                        let mut tx = Writing(self.readers.begin().await.map_err(failed)?);
+                        tx.messages_told(&endpoint, &position, range.until, COUNTED_AT_ONCE).await
+                    })
+                    .await?;
+                    let missing =
+                        told.iter().filter(|told| redelivery::is_missing(told, &endpoint));
+                    count += i64::try_from(missing.count()).unwrap_or(0);
+                    match told.last() {
+                        Some(last) => position = (last.created_at, last.message_id.0.to_vec()),
+                        None => break,
+                    }
+                }
+                Ok(count)
+            }
+
+            async fn add_redelivery(&self, job: &Redelivery) -> Result<(), StoreError> {
+                within(async {
+                    query(sql::ADD_REDELIVERY)
+                        .bind(job.redelivery_id)
+                        .bind(job.range.endpoint_id)
+                        .bind(job.range.since)
+                        .bind(job.range.until)
+                        .bind(job.range.statuses.names().join(","))
+                        .bind(number(job.per_second))
+                        .bind(job.state.as_str())
+                        .bind(job.matched)
+                        .bind(job.redelivered)
+                        .bind(job.skipped)
+                        .bind(job.position.delivery)
+                        .bind(job.position.message.0)
+                        .bind(&job.position.message.1)
+                        .bind(job.next_step_at)
+                        .bind(job.created_at)
+                        .bind(job.finished_at)
+                        .execute(&self.writer)
+                        .await
+                        .map_err(failed)?;
+                    Ok(())
+                })
+                .await
+            }
+
+            async fn redeliveries(
+                &self,
+                endpoint_id: Option<Uuid>,
+            ) -> Result<Vec<Redelivery>, StoreError> {
+                within(async {
+                    let rows: Vec<RedeliveryRow> = query_as(sql::REDELIVERIES)
+                        .bind(endpoint_id)
+                        .fetch_all(&self.readers)
+                        .await
+                        .map_err(failed)?;
+                    read_all(rows)
+                })
+                .await
+            }
+
+            async fn redelivery(
+                &self,
+                redelivery_id: Uuid,
+            ) -> Result<Option<Redelivery>, StoreError> {
+                within(async {
+                    let row: Option<RedeliveryRow> = query_as(sql::REDELIVERY)
+                        .bind(redelivery_id)
+                        .fetch_optional(&self.readers)
+                        .await
+                        .map_err(failed)?;
+                    row.map(Redelivery::try_from).transpose()
+                })
+                .await
+            }
+
+            async fn cancel_redelivery(
+                &self,
+                redelivery_id: Uuid,
+                now: DateTime<Utc>,
+            ) -> Result<bool, StoreError> {
+                within(async {
+                    let cancelled = query(sql::CANCEL_REDELIVERY)
+                        .bind(redelivery_id)
+                        .bind(now)
+                        .execute(&self.writer)
+                        .await
+                        .map_err(failed)?;
+                    Ok(cancelled.rows_affected() > 0)
+                })
+                .await
+            }
+
+            async fn advance_redelivery(
+                &self,
+                public_url: &str,
+                now: DateTime<Utc>,
+            ) -> Result<Option<Redelivery>, StoreError> {
+                within(async {
+                    let tx = Box::new(Writing(self.begin().await?));
+                    redelivery::advance(tx, self.installation, public_url, now).await
                 })
                 .await
             }
@@ -315,7 +633,244 @@ macro_rules! impl_store {
                 .await
             }
         }
+
+        super::shared::impl_rowwise!();
     };
 }
 
-pub(super) use impl_store;
+/// Implements [`super::transaction::Rowwise`] for a store's transaction, `Writing`.
+macro_rules! impl_rowwise {
+    () => {
+        impl Writing {
+            /// The slot with no more free than its endpoint's limit lets start now, over all
+            /// processes; nobody else claims of it until the transaction is over.
+            async fn limited(
+                &mut self,
+                slot: Slot,
+                now: DateTime<Utc>,
+            ) -> Result<(Health, Slot), StoreError> {
+                let health = self.health(slot.endpoint_id).await?;
+                let limit = slot.rate_limit_per_minute.map(RateLimit::new);
+                let free = limit.map_or(slot.free, |limit| limit.free(health.next_slot_at, now));
+                Ok((health, Slot { free: free.min(slot.free), ..slot }))
+            }
+
+            /// So many of a limited slot were claimed.
+            async fn started(
+                &mut self,
+                slot: &Slot,
+                mut health: Health,
+                now: DateTime<Utc>,
+                claimed: usize,
+            ) -> Result<(), StoreError> {
+                let Some(limit) = slot.rate_limit_per_minute.map(RateLimit::new) else {
+                    return Ok(());
+                };
+                let taken = u32::try_from(claimed).unwrap_or(u32::MAX);
+                health.next_slot_at = Some(limit.after(health.next_slot_at, now, taken));
+                self.put_health(slot.endpoint_id, &health).await
+            }
+        }
+
+        #[async_trait]
+        impl Rowwise for Writing {
+            async fn put_failure(
+                &mut self,
+                failure: &FailureToKeep<'_>,
+            ) -> Result<Uuid, StoreError> {
+                query_scalar(sql::PUT_FAILURE)
+                    .bind(failure.failure_id)
+                    .bind(failure.rejection.code.as_str())
+                    .bind(&failure.rejection.pointer)
+                    .bind(&failure.rejection.message)
+                    .bind(failure.rejection.session_id)
+                    .bind(&failure.rejection.event_id)
+                    .bind(&failure.rejection.event_type)
+                    .bind(failure.source)
+                    .bind(i64::try_from(failure.raw.len()).unwrap_or(i64::MAX))
+                    .bind(failure.now)
+                    .bind(failure.raw)
+                    .bind(&failure.raw_sha256[..])
+                    .fetch_one(&mut *self.0)
+                    .await
+                    .map_err(failed)
+            }
+
+            async fn session(&mut self, session_id: Uuid) -> Result<Option<Session>, StoreError> {
+                let row: Option<SessionRow> = query_as(sql::SESSION)
+                    .bind(session_id)
+                    .fetch_optional(&mut *self.0)
+                    .await
+                    .map_err(failed)?;
+                row.map(Session::try_from).transpose()
+            }
+
+            async fn endpoint(
+                &mut self,
+                endpoint_id: Uuid,
+            ) -> Result<Option<Endpoint>, StoreError> {
+                let row: Option<EndpointRow> = query_as(sql::ENDPOINT)
+                    .bind(endpoint_id)
+                    .fetch_optional(&mut *self.0)
+                    .await
+                    .map_err(failed)?;
+                row.map(Endpoint::try_from).transpose()
+            }
+
+            async fn disable(
+                &mut self,
+                endpoint_id: Uuid,
+                reason: &str,
+                now: DateTime<Utc>,
+            ) -> Result<Option<Endpoint>, StoreError> {
+                let row: Option<EndpointRow> = query_as(sql::DISABLE_ENDPOINT)
+                    .bind(endpoint_id)
+                    .bind(now)
+                    .bind(reason)
+                    .fetch_optional(&mut *self.0)
+                    .await
+                    .map_err(failed)?;
+                row.map(Endpoint::try_from).transpose()
+            }
+
+            async fn forget_failing(&mut self, endpoints: &[Uuid]) -> Result<(), StoreError> {
+                for endpoint_id in endpoints {
+                    query(sql::FORGET_FAILING)
+                        .bind(endpoint_id)
+                        .execute(&mut *self.0)
+                        .await
+                        .map_err(failed)?;
+                }
+                Ok(())
+            }
+
+            async fn health(&mut self, endpoint_id: Uuid) -> Result<Health, StoreError> {
+                let row: HealthRow = query_as(sql::LOCK_HEALTH)
+                    .bind(endpoint_id)
+                    .fetch_one(&mut *self.0)
+                    .await
+                    .map_err(failed)?;
+                Ok(Health::from(&row))
+            }
+
+            async fn put_health(
+                &mut self,
+                endpoint_id: Uuid,
+                health: &Health,
+            ) -> Result<(), StoreError> {
+                let failing = health.failing;
+                query(sql::PUT_HEALTH)
+                    .bind(endpoint_id)
+                    .bind(failing.map(|failing| failing.since))
+                    .bind(failing.map(|failing| failing.last_at))
+                    .bind(failing.map_or(0, |failing| number(failing.failures)))
+                    .bind(failing.map_or(0, |failing| number(failing.days)))
+                    .bind(health.paused_until)
+                    .bind(health.next_slot_at)
+                    .execute(&mut *self.0)
+                    .await
+                    .map_err(failed)?;
+                Ok(())
+            }
+
+            async fn take_redelivery(
+                &mut self,
+                now: DateTime<Utc>,
+            ) -> Result<Option<Redelivery>, StoreError> {
+                let row: Option<RedeliveryRow> = query_as(sql::TAKE_REDELIVERY)
+                    .bind(now)
+                    .bind(now + redelivery::STEP_LEASE)
+                    .fetch_optional(&mut *self.0)
+                    .await
+                    .map_err(failed)?;
+                row.map(Redelivery::try_from).transpose()
+            }
+
+            async fn put_redelivery(&mut self, job: &Redelivery) -> Result<(), StoreError> {
+                query(sql::PUT_REDELIVERY)
+                    .bind(job.redelivery_id)
+                    .bind(job.state.as_str())
+                    .bind(job.redelivered)
+                    .bind(job.skipped)
+                    .bind(job.position.delivery)
+                    .bind(job.position.message.0)
+                    .bind(&job.position.message.1)
+                    .bind(job.next_step_at)
+                    .bind(job.finished_at)
+                    .execute(&mut *self.0)
+                    .await
+                    .map_err(failed)?;
+                Ok(())
+            }
+
+            async fn redeliver_range(
+                &mut self,
+                range: &RedeliveryRange,
+                after: Uuid,
+                limit: u32,
+                now: DateTime<Utc>,
+            ) -> Result<Vec<Uuid>, StoreError> {
+                query_scalar(sql::REDELIVER_RANGE)
+                    .bind(range.endpoint_id)
+                    .bind(after)
+                    .bind(redelivery::least_id(range.until))
+                    .bind(range.statuses.exhausted)
+                    .bind(range.statuses.cancelled)
+                    .bind(i64::from(limit))
+                    .bind(now)
+                    .fetch_all(&mut *self.0)
+                    .await
+                    .map_err(failed)
+            }
+
+            async fn messages_told(
+                &mut self,
+                endpoint: &Endpoint,
+                after: &(DateTime<Utc>, Vec<u8>),
+                until: DateTime<Utc>,
+                limit: u32,
+            ) -> Result<Vec<ToldMessage>, StoreError> {
+                let rows: Vec<ToldMessageRow> = query_as(sql::MESSAGES_TOLD)
+                    .bind(after.0)
+                    .bind(&after.1)
+                    .bind(until)
+                    .bind(i64::from(limit))
+                    .bind(endpoint.endpoint_id)
+                    .bind(endpoint.payload.as_str())
+                    .fetch_all(&mut *self.0)
+                    .await
+                    .map_err(failed)?;
+                read_all(rows)
+            }
+
+            async fn put_body(
+                &mut self,
+                message_id: MessageId,
+                payload: PayloadKind,
+                body: Bytes,
+            ) -> Result<(), StoreError> {
+                let statement = match payload {
+                    PayloadKind::Thin => sql::PUT_THIN,
+                    PayloadKind::Full => sql::PUT_FULL,
+                };
+                query(statement)
+                    .bind(&message_id.0[..])
+                    .bind(&*body)
+                    .execute(&mut *self.0)
+                    .await
+                    .map_err(failed)?;
+                Ok(())
+            }
+        }
+    };
+}
+
+/// Messages looked at in one question when a range is counted.
+pub(super) const COUNTED_AT_ONCE: u32 = 2000;
+
+/// A small count as both databases keep it.
+pub(super) fn number(count: u32) -> i32 {
+    i32::try_from(count).unwrap_or(i32::MAX)
+}
+
+pub(super) use {impl_rowwise, impl_store};

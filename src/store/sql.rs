@@ -69,7 +69,8 @@ macro_rules! egress_upsert {
 macro_rules! endpoint_columns {
     () => {
         "endpoint_id, owner, tenant_id, character_slug, event_types, payload, url, sealed_secret, \
-         disabled_at, disabled_because, created_at"
+         sealed_headers, timeout_seconds, rate_limit_per_minute, disabled_at, disabled_because, \
+         created_at, version"
     };
 }
 
@@ -88,7 +89,34 @@ macro_rules! api_key_columns {
     };
 }
 
-pub(super) use {egress_columns, egress_upsert, session_columns, session_upsert};
+/// The columns of a delivery with its message's, as [`super::rows::DeliveryRow`] reads them.
+macro_rules! delivery_columns {
+    () => {
+        "delivery_id, deliveries.message_id, type, session_id, endpoint_id, state, cause, attempts, \
+         redelivered_after, \
+         CASE WHEN state = 'pending' THEN next_attempt_at END AS next_attempt_at, \
+         deliveries.created_at, finished_at"
+    };
+}
+
+/// The columns of a redelivery, as [`super::rows::RedeliveryRow`] reads them.
+macro_rules! redelivery_columns {
+    () => {
+        "redelivery_id, endpoint_id, since, until, statuses, per_second, state, matched, \
+         redelivered, skipped, last_delivery, last_message_at, last_message, next_step_at, \
+         created_at, finished_at"
+    };
+}
+
+/// The columns of an endpoint's health, as [`super::rows::HealthRow`] reads them.
+macro_rules! health_columns {
+    () => {
+        "endpoint_id, failing_since, last_failure_at, failures, failure_days, paused_until, \
+         next_slot_at"
+    };
+}
+
+pub(super) use {egress_columns, egress_upsert, endpoint_columns, session_columns, session_upsert};
 
 pub(super) const INSTALLATION: &str = "SELECT installation_id FROM installation";
 
@@ -98,25 +126,77 @@ pub(super) const SESSION: &str =
 pub(super) const ADD_ENDPOINT: &str = concat!(
     "INSERT INTO endpoints (",
     endpoint_columns!(),
-    ") VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)"
+    ") VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)"
 );
 
 pub(super) const ENDPOINTS: &str = concat!(
     "SELECT ",
     endpoint_columns!(),
-    " FROM endpoints WHERE $1 IS NULL OR owner = $1 ORDER BY created_at, endpoint_id"
+    " FROM endpoints WHERE ($1 IS NULL OR owner = $1) AND deleted_at IS NULL
+    ORDER BY created_at, endpoint_id"
 );
 
-pub(super) const ENDPOINT: &str =
-    concat!("SELECT ", endpoint_columns!(), " FROM endpoints WHERE endpoint_id = $1");
+pub(super) const ENDPOINT: &str = concat!(
+    "SELECT ",
+    endpoint_columns!(),
+    " FROM endpoints WHERE endpoint_id = $1 AND deleted_at IS NULL"
+);
 
-pub(super) const DISABLE_ENDPOINT: &str = "UPDATE endpoints
-    SET disabled_at = $2, disabled_because = $3
-    WHERE endpoint_id = $1 AND disabled_at IS NULL";
+pub(super) const CHANGE_ENDPOINT: &str = "UPDATE endpoints
+    SET tenant_id = $3, character_slug = $4, event_types = $5, payload = $6, url = $7,
+        sealed_secret = $8, sealed_headers = $9, timeout_seconds = $10,
+        rate_limit_per_minute = $11, version = version + 1
+    WHERE endpoint_id = $1 AND version = $2 AND deleted_at IS NULL";
 
-pub(super) const CANCEL_PENDING: &str = "UPDATE deliveries
-    SET state = 'cancelled', cause = 'endpoint_disabled', process_id = NULL, finished_at = $2
-    WHERE endpoint_id = $1 AND state = 'pending'";
+pub(super) const DISABLE_ENDPOINT: &str = concat!(
+    "UPDATE endpoints SET disabled_at = $2, disabled_because = $3, version = version + 1
+    WHERE endpoint_id = $1 AND disabled_at IS NULL AND deleted_at IS NULL
+    RETURNING ",
+    endpoint_columns!()
+);
+
+pub(super) const ENABLE_ENDPOINT: &str = "UPDATE endpoints
+    SET disabled_at = NULL, disabled_because = NULL, version = version + 1
+    WHERE endpoint_id = $1 AND disabled_at IS NOT NULL AND deleted_at IS NULL";
+
+/// What is left says to whom deliveries went.
+pub(super) const DELETE_ENDPOINT: &str = "UPDATE endpoints
+    SET deleted_at = $2, sealed_secret = $3, sealed_headers = NULL, version = version + 1
+    WHERE endpoint_id = $1 AND deleted_at IS NULL";
+
+pub(super) const FORGET_HEALTH: &str = "DELETE FROM endpoint_health WHERE endpoint_id = $1";
+
+pub(super) const FORGET_FAILING: &str = "UPDATE endpoint_health
+    SET failing_since = NULL, last_failure_at = NULL, failures = 0, failure_days = 0
+    WHERE endpoint_id = $1 AND failing_since IS NOT NULL";
+
+/// Reads the row, which is made if there is none, and locks it.
+pub(super) const LOCK_HEALTH: &str = concat!(
+    "INSERT INTO endpoint_health (endpoint_id, failures, failure_days) VALUES ($1, 0, 0)
+    ON CONFLICT (endpoint_id) DO UPDATE SET failures = endpoint_health.failures
+    RETURNING ",
+    health_columns!()
+);
+
+pub(super) const PUT_HEALTH: &str = "UPDATE endpoint_health
+    SET failing_since = $2, last_failure_at = $3, failures = $4, failure_days = $5,
+        paused_until = $6, next_slot_at = $7
+    WHERE endpoint_id = $1";
+
+pub(super) const UNWELL: &str = concat!(
+    "SELECT ",
+    health_columns!(),
+    " FROM endpoint_health WHERE failing_since IS NOT NULL OR paused_until > $1"
+);
+
+/// Endpoints that take no more, and to which something is still pending; nobody is sending it.
+pub(super) const UNDELIVERABLE: &str = "SELECT endpoint_id, deleted_at IS NOT NULL AS is_deleted
+    FROM endpoints
+    WHERE (disabled_at IS NOT NULL OR deleted_at IS NOT NULL)
+      AND EXISTS (
+        SELECT 1 FROM deliveries
+        WHERE state = 'pending' AND process_id IS NULL
+          AND deliveries.endpoint_id = endpoints.endpoint_id)";
 
 pub(super) const ENTER: &str = "INSERT INTO processes (process_id, alive_until) VALUES ($1, $2)";
 
@@ -137,8 +217,12 @@ pub(super) const LEAVE: &str = "DELETE FROM processes WHERE process_id = $1";
 pub(super) const GIVE_BACK: &str = "UPDATE deliveries SET process_id = NULL
     WHERE process_id = $1 AND state = 'pending'";
 
-pub(super) const DUE_ENDPOINTS: &str = "SELECT endpoint_id FROM endpoints
-    WHERE EXISTS (
+pub(super) const DUE_ENDPOINTS: &str = "SELECT endpoint_id, rate_limit_per_minute FROM endpoints
+    WHERE disabled_at IS NULL AND deleted_at IS NULL
+      AND NOT EXISTS (
+        SELECT 1 FROM endpoint_health
+        WHERE endpoint_health.endpoint_id = endpoints.endpoint_id AND paused_until > $1)
+      AND (EXISTS (
         SELECT 1 FROM deliveries
         WHERE state = 'pending' AND process_id IS NULL
           AND deliveries.endpoint_id = endpoints.endpoint_id
@@ -147,7 +231,7 @@ pub(super) const DUE_ENDPOINTS: &str = "SELECT endpoint_id FROM endpoints
         SELECT 1 FROM deliveries
         WHERE state = 'pending' AND process_id IS NULL
           AND deliveries.endpoint_id = endpoints.endpoint_id
-          AND is_retry AND next_attempt_at <= $1)";
+          AND is_retry AND next_attempt_at <= $1))";
 
 pub(super) const NEXT_DUE: &str = "SELECT MIN((
         SELECT next_attempt_at FROM deliveries
@@ -157,13 +241,155 @@ pub(super) const NEXT_DUE: &str = "SELECT MIN((
         ORDER BY next_attempt_at LIMIT 1)) AS next_due
     FROM endpoints";
 
-pub(super) const DELIVERIES_OF: &str =
-    "SELECT delivery_id, deliveries.message_id, type, endpoint_id, state, attempts,
-        CASE WHEN state = 'pending' THEN next_attempt_at END AS next_attempt_at,
-        deliveries.created_at, finished_at
-    FROM deliveries JOIN messages ON messages.message_id = deliveries.message_id
+pub(super) const DELIVERIES: &str = concat!(
+    "SELECT ",
+    delivery_columns!(),
+    " FROM deliveries JOIN messages ON messages.message_id = deliveries.message_id
+    WHERE delivery_id < $1
+      AND ($2 IS NULL OR state = $2) AND ($3 IS NULL OR type = $3)
+    ORDER BY delivery_id DESC
+    LIMIT $4"
+);
+
+pub(super) const DELIVERIES_TO: &str = concat!(
+    "SELECT ",
+    delivery_columns!(),
+    " FROM deliveries JOIN messages ON messages.message_id = deliveries.message_id
+    WHERE delivery_id < $1
+      AND ($2 IS NULL OR state = $2) AND ($3 IS NULL OR type = $3)
+      AND endpoint_id = $5
+    ORDER BY delivery_id DESC
+    LIMIT $4"
+);
+
+/// The same for the states that few deliveries end in: they have an index of their own.
+pub(super) const UNDELIVERED_TO: &str = concat!(
+    "SELECT ",
+    delivery_columns!(),
+    " FROM deliveries JOIN messages ON messages.message_id = deliveries.message_id
+    WHERE delivery_id < $1
+      AND state IN ('exhausted', 'cancelled') AND state = $2 AND ($3 IS NULL OR type = $3)
+      AND endpoint_id = $5
+    ORDER BY delivery_id DESC
+    LIMIT $4"
+);
+
+pub(super) const DELIVERIES_OF: &str = concat!(
+    "SELECT ",
+    delivery_columns!(),
+    " FROM deliveries JOIN messages ON messages.message_id = deliveries.message_id
     WHERE session_id = $1
-    ORDER BY deliveries.created_at, delivery_id";
+    ORDER BY deliveries.created_at, delivery_id"
+);
+
+pub(super) const DELIVERIES_OF_MESSAGE: &str = concat!(
+    "SELECT ",
+    delivery_columns!(),
+    " FROM deliveries JOIN messages ON messages.message_id = deliveries.message_id
+    WHERE deliveries.message_id = $1
+    ORDER BY delivery_id"
+);
+
+pub(super) const DELIVERY: &str = concat!(
+    "SELECT ",
+    delivery_columns!(),
+    ", CASE payload WHEN 'full' THEN full_body ELSE thin END AS body
+    FROM deliveries JOIN messages ON messages.message_id = deliveries.message_id
+    WHERE delivery_id = $1"
+);
+
+pub(super) const ATTEMPTS: &str = "SELECT number, started_at, duration_us, status, error,
+        response_head, response_body, address, is_connection_reused
+    FROM attempts
+    WHERE delivery_id = $1
+    ORDER BY number";
+
+/// What is pending is only brought forward.
+pub(super) const REDELIVER: &str = "UPDATE deliveries
+    SET redelivered_after = CASE state WHEN 'pending' THEN redelivered_after ELSE attempts END,
+        state = 'pending', cause = NULL, is_retry = TRUE, next_attempt_at = $2, finished_at = NULL
+    WHERE delivery_id = $1 AND process_id IS NULL
+      AND EXISTS (
+        SELECT 1 FROM endpoints
+        WHERE endpoints.endpoint_id = deliveries.endpoint_id
+          AND disabled_at IS NULL AND deleted_at IS NULL)";
+
+pub(super) const COUNT_RANGE: &str = "SELECT COUNT(*) FROM deliveries
+    WHERE endpoint_id = $1 AND delivery_id >= $2 AND delivery_id < $3
+      AND state IN ('exhausted', 'cancelled')
+      AND ((state = 'exhausted' AND $4) OR (state = 'cancelled' AND $5))";
+
+pub(super) const REDELIVER_RANGE: &str = "UPDATE deliveries
+    SET redelivered_after = attempts, state = 'pending', cause = NULL, process_id = NULL,
+        is_retry = TRUE, next_attempt_at = $7, finished_at = NULL
+    WHERE delivery_id IN (
+        SELECT delivery_id FROM deliveries
+        WHERE endpoint_id = $1 AND delivery_id > $2 AND delivery_id < $3
+          AND state IN ('exhausted', 'cancelled')
+          AND ((state = 'exhausted' AND $4) OR (state = 'cancelled' AND $5))
+        ORDER BY delivery_id LIMIT $6)
+    RETURNING delivery_id";
+
+/// A bounded number of messages is looked at, whoever they are about: the endpoint may hear of none.
+pub(super) const MESSAGES_TOLD: &str = "SELECT told.message_id, type, told.session_id, egress_id,
+        told.created_at, has_body, character_owner, tenant_id, character_slug,
+        EXISTS (
+            SELECT 1 FROM deliveries
+            WHERE deliveries.message_id = told.message_id AND deliveries.endpoint_id = $5)
+            AS is_owed
+    FROM (
+        SELECT message_id, type, session_id, egress_id, created_at,
+            CASE $6 WHEN 'full' THEN full_body IS NOT NULL ELSE thin IS NOT NULL END AS has_body
+        FROM messages
+        WHERE (created_at, message_id) > ($1, $2) AND created_at < $3
+        ORDER BY created_at, message_id LIMIT $4) AS told
+    LEFT JOIN sessions ON sessions.session_id = told.session_id
+    ORDER BY told.created_at, told.message_id";
+
+pub(super) const PUT_THIN: &str =
+    "UPDATE messages SET thin = $2 WHERE message_id = $1 AND thin IS NULL";
+
+pub(super) const PUT_FULL: &str =
+    "UPDATE messages SET full_body = $2 WHERE message_id = $1 AND full_body IS NULL";
+
+pub(super) const ADD_REDELIVERY: &str = concat!(
+    "INSERT INTO redeliveries (",
+    redelivery_columns!(),
+    ") VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)"
+);
+
+pub(super) const REDELIVERIES: &str = concat!(
+    "SELECT ",
+    redelivery_columns!(),
+    " FROM redeliveries WHERE $1 IS NULL OR endpoint_id = $1
+    ORDER BY redelivery_id DESC
+    LIMIT 100"
+);
+
+pub(super) const REDELIVERY: &str =
+    concat!("SELECT ", redelivery_columns!(), " FROM redeliveries WHERE redelivery_id = $1");
+
+pub(super) const CANCEL_REDELIVERY: &str = "UPDATE redeliveries
+    SET state = 'cancelled', finished_at = $2
+    WHERE redelivery_id = $1 AND state = 'running'";
+
+/// The row is locked until the step is done. Its time is moved on, so that whoever waited for the
+/// lock sees that the step was another's.
+pub(super) const TAKE_REDELIVERY: &str = concat!(
+    "UPDATE redeliveries SET next_step_at = $2
+    WHERE state = 'running' AND next_step_at <= $1
+      AND redelivery_id = (
+        SELECT redelivery_id FROM redeliveries
+        WHERE state = 'running' AND next_step_at <= $1
+        ORDER BY next_step_at LIMIT 1)
+    RETURNING ",
+    redelivery_columns!()
+);
+
+pub(super) const PUT_REDELIVERY: &str = "UPDATE redeliveries
+    SET state = $2, redelivered = $3, skipped = $4, last_delivery = $5, last_message_at = $6,
+        last_message = $7, next_step_at = $8, finished_at = $9
+    WHERE redelivery_id = $1";
 
 pub(super) const DELIVERY_COUNTS: &str =
     "SELECT state, COUNT(*) AS count FROM deliveries GROUP BY state";

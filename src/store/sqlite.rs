@@ -18,22 +18,33 @@ use sqlx::sqlite::{
 use sqlx::{Sqlite as Db, query, query_as, query_scalar};
 use uuid::Uuid;
 
+use super::redelivery::ToldMessage;
 use super::rows::{
-    ApiKeyRow, DeliveryRow, EgressRow, EndpointRow, FailureRow, OwedRow, RawFailureRow, SessionRow,
+    ApiKeyRow, AttemptRow, DeliveryRow, DeliveryStoryRow, DueEndpointRow, EgressRow, EndpointRow,
+    FailureRow, HealthRow, OwedRow, RawFailureRow, RedeliveryRow, SessionRow, ToldMessageRow,
     delivery_state, event_type_list, read_all,
 };
-use super::sql::{egress_columns, egress_upsert, session_columns, session_upsert};
-use super::take::{DeliveryToKeep, EgressKeys, FailureToKeep, SessionKeys, Transaction};
+use super::shared::{COUNTED_AT_ONCE, number};
+use super::sql::{
+    egress_columns, egress_upsert, endpoint_columns, session_columns, session_upsert,
+};
+use super::transaction::{
+    DeliveryToKeep, EgressKeys, FailureToKeep, Health, Rowwise, SessionKeys, Transaction,
+};
 use super::{
-    ApiKey, AttemptResult, Batch, Delivery, DeliveryState, Endpoint, Failure, FailureFilter, Next,
-    Owed, Store, StoreError, Taken, Terms, Unjoined, sql, take, within,
+    ApiKey, AttemptResult, Batch, Cause, Delivery, DeliveryFilter, DeliveryState, DeliveryStory,
+    DueEndpoint, Endpoint, EndpointHealth, Failure, FailureFilter, Owed, Recorded, Redelivery,
+    RedeliveryRange, Slot, Store, StoreError, Taken, Terms, Unjoined, record, redelivery, sql,
+    take, within,
 };
 use crate::event::FailureCode;
 use crate::finalize::{JoinedBy, JoinedEgress, NewMessage, Session};
-use crate::webhook::MessageId;
+use crate::webhook::{EventType, MessageId, PayloadKind, RateLimit};
 
-const MIGRATIONS: &[super::MigrationFile] =
-    &[(1, "initial", include_str!("../../migrations/sqlite/0001_initial.sql"))];
+const MIGRATIONS: &[super::MigrationFile] = &[
+    (1, "initial", include_str!("../../migrations/sqlite/0001_initial.sql")),
+    (2, "webhooks", include_str!("../../migrations/sqlite/0002_webhooks.sql")),
+];
 
 const SESSIONS_BY_KEYS: &str = concat!(
     "SELECT ",
@@ -91,11 +102,13 @@ const UNJOINED_EGRESSES: &str = concat!(
     LIMIT 1000"
 );
 
-const ENDPOINTS_OF: &str = "SELECT endpoint_id, owner, tenant_id, character_slug, event_types,
-        payload, url, sealed_secret, disabled_at, disabled_because, created_at
-    FROM endpoints
-    WHERE owner IS NULL OR owner IN (SELECT value FROM json_each($1))
-    ORDER BY created_at, endpoint_id";
+const ENDPOINTS_OF: &str = concat!(
+    "SELECT ",
+    endpoint_columns!(),
+    " FROM endpoints
+    WHERE (owner IS NULL OR owner IN (SELECT value FROM json_each($1))) AND deleted_at IS NULL
+    ORDER BY created_at, endpoint_id"
+);
 
 const PUT_SESSION: &str = concat!(
     "INSERT INTO sessions (",
@@ -120,8 +133,9 @@ const PUT_MESSAGE: &str = "INSERT INTO messages
 
 const PUT_DELIVERY: &str = "INSERT INTO deliveries
         (delivery_id, message_id, endpoint_id, payload, state, cause, process_id, is_retry,
-         attempts, next_attempt_at, created_at, finished_at)
-    VALUES ($1, $2, $3, $4, $5, $6, $7, FALSE, 0, $8, $8, $9)";
+         attempts, next_attempt_at, created_at, finished_at, redelivered_after)
+    VALUES ($1, $2, $3, $4, $5, $6, $7, $10 IS NOT NULL, 0, $8, $8, $9, $10)
+    ON CONFLICT DO NOTHING";
 
 const CLAIM: &str = "UPDATE deliveries SET process_id = $1
     WHERE delivery_id IN (
@@ -129,10 +143,17 @@ const CLAIM: &str = "UPDATE deliveries SET process_id = $1
         WHERE state = 'pending' AND process_id IS NULL AND endpoint_id = $2
           AND is_retry = $3 AND next_attempt_at <= $4
         ORDER BY next_attempt_at LIMIT $5)
-    RETURNING delivery_id, process_id, message_id, endpoint_id, attempts,
+    RETURNING delivery_id, process_id, message_id, endpoint_id, attempts, redelivered_after,
         (SELECT type FROM messages WHERE messages.message_id = deliveries.message_id) AS type,
         (SELECT CASE payload WHEN 'full' THEN full_body ELSE thin END
          FROM messages WHERE messages.message_id = deliveries.message_id) AS body";
+
+const CANCEL_PENDING: &str = "UPDATE deliveries
+    SET state = 'cancelled', cause = $2, finished_at = $3
+    WHERE delivery_id IN (
+        SELECT delivery_id FROM deliveries
+        WHERE state = 'pending' AND process_id IS NULL AND endpoint_id = $1
+        LIMIT $4)";
 
 const RELEASE: &str = "UPDATE deliveries SET process_id = NULL
     WHERE process_id = $1 AND state = 'pending' AND delivery_id = $2";
@@ -189,37 +210,6 @@ impl Sqlite {
         take::take(begin, self.installation, batch).await
     }
 
-    async fn record_all(
-        &self,
-        process: Uuid,
-        attempts: &[AttemptResult],
-    ) -> Result<Vec<Uuid>, StoreError> {
-        let mut tx = self.begin().await?;
-        let mut recorded = Vec::with_capacity(attempts.len());
-        for attempt in attempts {
-            let (state, next_attempt_at) = attempt.next.as_row();
-            let is_final = state != DeliveryState::Pending;
-            let changed = query(RECORD)
-                .bind(attempt.delivery_id)
-                .bind(process)
-                .bind(state.as_str())
-                .bind((attempt.next == Next::Cancelled).then_some("endpoint_disabled"))
-                .bind(attempt.number)
-                .bind(next_attempt_at)
-                .bind(is_final.then(|| attempt.finished_at()))
-                .bind(attempt.was_not_sent())
-                .execute(&mut *tx)
-                .await
-                .map_err(failed)?;
-            if changed.rows_affected() > 0 {
-                recorded.push(attempt.delivery_id);
-                put_attempt(&mut tx, attempt).await?;
-            }
-        }
-        tx.commit().await.map_err(failed)?;
-        Ok(recorded)
-    }
-
     async fn ask_time(&self) -> Result<DateTime<Utc>, StoreError> {
         let _: i64 = query_scalar("SELECT 1").fetch_one(&self.readers).await.map_err(failed)?;
         // The file has no clock of its own: all its users share this machine's.
@@ -241,27 +231,21 @@ impl Sqlite {
         &self,
         process: Uuid,
         now: DateTime<Utc>,
-        slots: &[(Uuid, u32)],
+        slots: &[Slot],
     ) -> Result<Vec<Owed>, StoreError> {
-        let mut tx = self.begin().await?;
+        let mut tx = Writing(self.begin().await?);
         let mut rows = Vec::new();
-        for (endpoint_id, free) in slots {
-            let mut free = *free;
-            for is_retry in [false, true] {
-                let claimed: Vec<OwedRow> = query_as(CLAIM)
-                    .bind(process)
-                    .bind(endpoint_id)
-                    .bind(is_retry)
-                    .bind(now)
-                    .bind(free)
-                    .fetch_all(&mut *tx)
-                    .await
-                    .map_err(failed)?;
-                free = free.saturating_sub(u32::try_from(claimed.len()).unwrap_or(u32::MAX));
+        for slot in slots {
+            if slot.rate_limit_per_minute.is_some() {
+                let (health, slot) = tx.limited(*slot, now).await?;
+                let claimed = claim(&mut tx, process, now, &slot).await?;
+                tx.started(&slot, health, now, claimed.len()).await?;
                 rows.extend(claimed);
+            } else {
+                rows.extend(claim(&mut tx, process, now, slot).await?);
             }
         }
-        tx.commit().await.map_err(failed)?;
+        Box::new(tx).commit().await?;
         read_all(rows)
     }
 
@@ -279,15 +263,39 @@ impl Sqlite {
     }
 }
 
+async fn claim(
+    tx: &mut Writing,
+    process: Uuid,
+    now: DateTime<Utc>,
+    slot: &Slot,
+) -> Result<Vec<OwedRow>, StoreError> {
+    let (mut rows, mut free) = (Vec::new(), slot.free);
+    for is_retry in [false, true] {
+        let claimed: Vec<OwedRow> = query_as(CLAIM)
+            .bind(process)
+            .bind(slot.endpoint_id)
+            .bind(is_retry)
+            .bind(now)
+            .bind(free)
+            .fetch_all(&mut *tx.0)
+            .await
+            .map_err(failed)?;
+        free = free.saturating_sub(u32::try_from(claimed.len()).unwrap_or(u32::MAX));
+        rows.extend(claimed);
+    }
+    Ok(rows)
+}
+
 async fn put_attempt(
     tx: &mut sqlx::Transaction<'static, Db>,
-    attempt: &AttemptResult,
+    result: &AttemptResult,
 ) -> Result<(), StoreError> {
-    if attempt.was_not_sent() {
+    if result.was_not_sent() {
         return Ok(());
     }
+    let attempt = &result.attempt;
     query(PUT_ATTEMPT)
-        .bind(attempt.delivery_id)
+        .bind(result.delivery_id)
         .bind(attempt.number)
         .bind(attempt.started_at)
         .bind(attempt.duration_us)
@@ -458,10 +466,11 @@ impl Transaction for Writing {
                 .bind(delivery.endpoint_id)
                 .bind(delivery.payload.as_str())
                 .bind(delivery.state().as_str())
-                .bind(delivery.is_cancelled.then_some("endpoint_disabled"))
+                .bind(delivery.cause())
                 .bind(delivery.process_id)
                 .bind(now)
                 .bind(delivery.is_cancelled.then_some(now))
+                .bind(delivery.redelivered_after())
                 .execute(&mut *self.0)
                 .await
                 .map_err(failed)?;
@@ -469,8 +478,51 @@ impl Transaction for Writing {
         Ok(())
     }
 
-    async fn put_failure(&mut self, failure: &FailureToKeep<'_>) -> Result<Uuid, StoreError> {
-        take::put_failure_query!(failure).fetch_one(&mut *self.0).await.map_err(failed)
+    async fn put_results(
+        &mut self,
+        process: Uuid,
+        results: &[AttemptResult],
+    ) -> Result<Vec<Uuid>, StoreError> {
+        let mut recorded = Vec::with_capacity(results.len());
+        for result in results {
+            let (state, next_attempt_at) = result.next.as_row();
+            let is_final = state != DeliveryState::Pending;
+            let changed = query(RECORD)
+                .bind(result.delivery_id)
+                .bind(process)
+                .bind(state.as_str())
+                .bind(result.next.cause())
+                .bind(result.attempt.number)
+                .bind(next_attempt_at)
+                .bind(is_final.then(|| result.attempt.finished_at()))
+                .bind(result.was_not_sent())
+                .execute(&mut *self.0)
+                .await
+                .map_err(failed)?;
+            if changed.rows_affected() > 0 {
+                recorded.push(result.delivery_id);
+                put_attempt(&mut self.0, result).await?;
+            }
+        }
+        Ok(recorded)
+    }
+
+    async fn cancel_pending(
+        &mut self,
+        endpoint_id: Uuid,
+        cause: Cause,
+        now: DateTime<Utc>,
+        limit: u32,
+    ) -> Result<u64, StoreError> {
+        let cancelled = query(CANCEL_PENDING)
+            .bind(endpoint_id)
+            .bind(cause.as_str())
+            .bind(now)
+            .bind(limit)
+            .execute(&mut *self.0)
+            .await
+            .map_err(failed)?;
+        Ok(cancelled.rows_affected())
     }
 
     async fn commit(self: Box<Self>) -> Result<(), StoreError> {

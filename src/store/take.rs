@@ -3,113 +3,23 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
-use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use sha2::{Digest as _, Sha256};
 use uuid::Uuid;
 
-use super::{Batch, Endpoint, HandOff, Owed, StoreError, Taken, Terms, Unjoined};
+use super::transaction::{
+    DeliveryToKeep, EgressKeys, FailureToKeep, RoomSpan, SessionKeys, Transaction,
+};
+use super::{Batch, HandOff, Owed, StoreError, Taken, Terms, Unjoined};
 use crate::clock::new_id;
-use crate::event::{Egress, Rejection};
 use crate::finalize::{
-    Change, JoinedBy, JoinedEgress, NewMessage, Outcome, Plan, Prepared, Session, Snapshot, plan,
-    recorded_span,
+    Change, JoinedBy, JoinedEgress, Outcome, Plan, Prepared, Session, Snapshot, plan,
 };
 use crate::webhook::{MessageId, PayloadKind};
 
 /// How many times a batch is taken anew because another worker made one of its sessions or
 /// recordings at the same moment. Each time one more of them is there to be locked, so it ends.
 const MAX_RACES: usize = 100;
-
-/// One database transaction, as taking a batch needs it. Dropped without `commit`, it never was.
-#[async_trait]
-pub(super) trait Transaction: Send {
-    /// Sessions by these keys, in the order of their ids, locked against other writers.
-    async fn sessions(&mut self, keys: &SessionKeys) -> Result<Vec<Session>, StoreError>;
-    /// Recordings by these keys, in the order of their ids; not locked, see `put_egresses`.
-    async fn egresses(&mut self, keys: &EgressKeys) -> Result<Vec<JoinedEgress>, StoreError>;
-    /// The endpoints of these owners, and those of all owners.
-    async fn endpoints(&mut self, owners: &[i64]) -> Result<Vec<Endpoint>, StoreError>;
-    /// Fresh numbers for new sessions.
-    async fn numbers(&mut self, count: usize) -> Result<Vec<i64>, StoreError>;
-    /// Inserts or changes sessions; how many. Fewer than given: another worker was first.
-    async fn put_sessions(&mut self, sessions: &[Session]) -> Result<u64, StoreError>;
-    /// Inserts or changes recordings; how many. Fewer than given: another worker was first.
-    async fn put_egresses(
-        &mut self,
-        egresses: &[JoinedEgress],
-        now: DateTime<Utc>,
-    ) -> Result<u64, StoreError>;
-    /// Inserts messages that do not exist yet; which.
-    async fn put_messages(
-        &mut self,
-        messages: &[NewMessage],
-        now: DateTime<Utc>,
-    ) -> Result<HashSet<MessageId>, StoreError>;
-    /// Inserts deliveries.
-    async fn put_deliveries(
-        &mut self,
-        deliveries: &[DeliveryToKeep],
-        now: DateTime<Utc>,
-    ) -> Result<(), StoreError>;
-    /// Inserts a failure, or counts up the same one; its id.
-    async fn put_failure(&mut self, failure: &FailureToKeep<'_>) -> Result<Uuid, StoreError>;
-    /// Makes it all true.
-    async fn commit(self: Box<Self>) -> Result<(), StoreError>;
-}
-
-/// Which sessions a batch touches.
-#[derive(Debug, Default)]
-pub(super) struct SessionKeys {
-    /// By id.
-    pub(super) ids: BTreeSet<Uuid>,
-    /// Those that named one of these egresses.
-    pub(super) egress_ids: BTreeSet<String>,
-    /// Those that were in one of these rooms in that time.
-    pub(super) rooms: Vec<RoomSpan>,
-}
-
-/// A room, by id and name, in a stretch of time.
-#[derive(Debug)]
-pub(super) struct RoomSpan {
-    pub(super) room_id: Option<String>,
-    pub(super) room_name: Option<String>,
-    pub(super) from: DateTime<Utc>,
-    pub(super) to: DateTime<Utc>,
-}
-
-/// Which recordings a batch touches.
-#[derive(Debug, Default)]
-pub(super) struct EgressKeys {
-    /// By id.
-    pub(super) ids: BTreeSet<String>,
-    /// Those of these sessions, or that name them.
-    pub(super) sessions: BTreeSet<Uuid>,
-    /// Those without a session, in rooms with these ids.
-    pub(super) room_ids: BTreeSet<String>,
-    /// Those without a session, in rooms with these names.
-    pub(super) room_names: BTreeSet<String>,
-}
-
-/// A delivery as it is inserted.
-pub(super) struct DeliveryToKeep {
-    pub(super) delivery_id: Uuid,
-    pub(super) message_id: MessageId,
-    pub(super) endpoint_id: Uuid,
-    pub(super) payload: PayloadKind,
-    pub(super) is_cancelled: bool,
-    pub(super) process_id: Option<Uuid>,
-}
-
-/// A failure as it is inserted.
-pub(super) struct FailureToKeep<'a> {
-    pub(super) failure_id: Uuid,
-    pub(super) rejection: &'a Rejection,
-    pub(super) source: &'a str,
-    pub(super) raw: &'a [u8],
-    pub(super) raw_sha256: [u8; 32],
-    pub(super) now: DateTime<Utc>,
-}
 
 /// Takes a batch in transactions that `begin` opens, until one goes through.
 pub(super) async fn take<'s, F>(
@@ -262,7 +172,9 @@ fn deliveries(
             continue;
         }
         let (delivery_id, endpoint_id) = (new_id(now), delivery.endpoint_id);
-        let process_id = if delivery.is_cancelled { None } else { reserved.reserve(endpoint_id) };
+        // What is limited waits in the table, where one limit counts for all processes.
+        let is_for_the_table = delivery.is_cancelled || delivery.is_limited;
+        let process_id = if is_for_the_table { None } else { reserved.reserve(endpoint_id) };
         let body = match delivery.payload {
             PayloadKind::Thin => message.thin.clone(),
             PayloadKind::Full => message.full.clone(),
@@ -276,6 +188,7 @@ fn deliveries(
                 event_type: message.event_type,
                 body,
                 attempts: 0,
+                redelivered_after: None,
             });
         }
         kept.push(DeliveryToKeep {
@@ -285,6 +198,7 @@ fn deliveries(
             payload: delivery.payload,
             is_cancelled: delivery.is_cancelled,
             process_id,
+            is_redelivery: false,
         });
     }
     kept
@@ -341,34 +255,10 @@ impl Drop for Reserved<'_> {
     }
 }
 
-impl SessionKeys {
-    fn is_empty(&self) -> bool {
-        self.ids.is_empty() && self.egress_ids.is_empty() && self.rooms.is_empty()
-    }
-}
-
 /// The other sessions that a recording may belong to, if only its room tells.
 fn room_span(row: &JoinedEgress) -> Option<RoomSpan> {
     let is_certain = row.joined_by.is_some_and(|clue| clue > JoinedBy::RoomId);
     if is_certain { None } else { RoomSpan::of(&row.egress) }
-}
-
-impl RoomSpan {
-    fn of(egress: &Egress) -> Option<Self> {
-        let (room_id, room_name) = (egress.room_id.clone(), egress.room_name.clone());
-        let (from, to) = recorded_span(egress);
-        let has_room = room_id.is_some() || room_name.is_some();
-        has_room.then_some(Self { room_id, room_name, from, to })
-    }
-}
-
-impl EgressKeys {
-    fn is_empty(&self) -> bool {
-        self.ids.is_empty()
-            && self.sessions.is_empty()
-            && self.room_ids.is_empty()
-            && self.room_names.is_empty()
-    }
 }
 
 /// The sessions that the events are about, each once.
@@ -442,33 +332,3 @@ pub(super) fn as_events(egresses: Vec<JoinedEgress>, now: DateTime<Utc>) -> Vec<
         })
         .collect()
 }
-
-impl DeliveryToKeep {
-    pub(super) fn state(&self) -> super::DeliveryState {
-        if self.is_cancelled {
-            super::DeliveryState::Cancelled
-        } else {
-            super::DeliveryState::Pending
-        }
-    }
-}
-
-/// The statement that keeps a failure, with its values bound.
-macro_rules! put_failure_query {
-    ($failure:expr) => {
-        sqlx::query_scalar($crate::store::sql::PUT_FAILURE)
-            .bind($failure.failure_id)
-            .bind($failure.rejection.code.as_str())
-            .bind(&$failure.rejection.pointer)
-            .bind(&$failure.rejection.message)
-            .bind($failure.rejection.session_id)
-            .bind(&$failure.rejection.event_id)
-            .bind(&$failure.rejection.event_type)
-            .bind($failure.source)
-            .bind(i64::try_from($failure.raw.len()).unwrap_or(i64::MAX))
-            .bind($failure.now)
-            .bind($failure.raw)
-            .bind(&$failure.raw_sha256[..])
-    };
-}
-pub(super) use put_failure_query;

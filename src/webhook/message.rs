@@ -2,10 +2,15 @@
 
 use std::fmt;
 
+use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 use uuid::Uuid;
+
+use super::endpoint::Endpoint;
+use super::health::Failing;
 
 /// The types of messages a subscriber can ask for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -158,6 +163,32 @@ impl MessageId {
         hex::decode_to_slice(text.strip_prefix("msg_")?, &mut id).ok()?;
         Some(Self(id))
     }
+}
+
+/// The body of an `endpoint.ping`.
+pub fn ping_payload(endpoint_id: Uuid, now: DateTime<Utc>) -> Bytes {
+    payload(EventType::EndpointPing, now, &json!({ "endpoint_id": endpoint_id }))
+}
+
+/// The body of an `endpoint.disabled`: which endpoint, why, and since when it had only failed.
+pub fn disabled_payload(
+    endpoint: &Endpoint,
+    reason: &str,
+    failing: Option<&Failing>,
+    now: DateTime<Utc>,
+) -> Bytes {
+    let data = json!({
+        "endpoint_id": endpoint.endpoint_id,
+        "url": endpoint.url,
+        "reason": reason,
+        "failing_since": failing.map(|failing| failing.since),
+        "failures": failing.map_or(0, |failing| failing.failures),
+    });
+    payload(EventType::EndpointDisabled, now, &data)
+}
+
+fn payload(event_type: EventType, timestamp: DateTime<Utc>, data: &Value) -> Bytes {
+    json!({ "type": event_type, "timestamp": timestamp, "data": data }).to_string().into()
 }
 
 impl fmt::Display for MessageId {

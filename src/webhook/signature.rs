@@ -64,10 +64,15 @@ impl fmt::Debug for Secret {
     }
 }
 
-/// The `webhook-signature` header: one signature per secret, the newest first.
-pub fn sign(secrets: &[Secret], id: MessageId, timestamp: i64, body: &[u8]) -> String {
+/// The `webhook-signature` header: one signature per secret, in their order.
+pub fn sign<'a>(
+    secrets: impl IntoIterator<Item = &'a Secret>,
+    id: MessageId,
+    timestamp: i64,
+    body: &[u8],
+) -> String {
     let id = id.to_string();
-    let signatures = secrets.iter().map(|secret| sign_parts(secret, &id, timestamp, body));
+    let signatures = secrets.into_iter().map(|secret| sign_parts(secret, &id, timestamp, body));
     signatures.collect::<Vec<_>>().join(" ")
 }
 

@@ -7,8 +7,9 @@ use axum::Router;
 use axum::body::Body;
 use bytes::Bytes;
 use chrono::{DateTime, TimeDelta, Utc};
-use finalizer::api::{ApiState, Authenticator, NewApiKey, Origins, new_api_key, router};
+use finalizer::api::{ApiState, Authenticator, NewApiKey, Origins, Webhooks, new_api_key, router};
 use finalizer::clock::Clock;
+use finalizer::courier::{Client, ClientOptions, Guard};
 use finalizer::finalize::PriceBook;
 use finalizer::health::Health;
 use finalizer::intake::{Intake, IntakeParts, NoDesk};
@@ -20,6 +21,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use tower::ServiceExt as _;
 use uuid::Uuid;
 
+use crate::harness::service::keyring;
 use crate::harness::{TestStore, after, ended, fresh_id, noon, recording, sqlite, started};
 
 const JWT_SECRET: &str = "a secret that only the issuer and we know";
@@ -100,11 +102,18 @@ impl Api {
         let (intake, taking) = Intake::new(parts, stop.clone());
         tokio::spawn(taking);
         let health = Arc::new(Health::default());
+        let guard =
+            Arc::new(Guard { allow: vec!["127.0.0.0/8".parse().unwrap()], allow_http: false });
         let router = router(ApiState {
             store: test.store.clone(),
             clock: clock.clone(),
             authenticator: Arc::new(Authenticator::new(Some(JWT_SECRET), None).unwrap()),
             places: Arc::new(places),
+            keyring: keyring(),
+            webhooks: Arc::new(Webhooks::new(
+                Arc::clone(&guard),
+                Client::new(guard, ClientOptions::default()),
+            )),
             intake: Some(intake),
             health: health.clone(),
             origins: Origins::default(),

@@ -39,8 +39,11 @@ impl World {
         self.sessions.extend(sessions.into_iter().map(|s| (s.session_id, s)));
         self.egresses.extend(egresses.into_iter().map(|e| (e.egress.egress_id.clone(), e)));
         for message in messages {
-            let is_new =
-                self.messages.insert((message.event_type, message.session_id, message.egress_id));
+            let is_new = self.messages.insert((
+                message.event_type,
+                message.session_id.unwrap(),
+                message.egress_id,
+            ));
             assert!(is_new, "a message is told once");
         }
         self.failures += failures.len();

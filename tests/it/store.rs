@@ -4,7 +4,8 @@ use bytes::Bytes;
 use finalizer::event::FailureCode;
 use finalizer::finalize::{Outcome, RecordingStatus, Session};
 use finalizer::store::{
-    ApiKey, AttemptResult, Delivery, DeliveryState, Endpoint, FailureFilter, Next, Owed,
+    ApiKey, Attempt, AttemptResult, Delivery, DeliveryState, DueEndpoint, Endpoint, FailureFilter,
+    Next, Owed, Slot, Verdict,
 };
 use finalizer::webhook::{EventType, PayloadKind};
 use serde_json::json;
@@ -203,12 +204,13 @@ async fn a_reserved_delivery_is_held_and_the_others_wait_to_be_claimed(test: Tes
     let events = [ended(fresh_id()), ended(fresh_id())];
     let held = test.take_with(&desk, noon(), &events).await.owed;
     assert_eq!(held.len(), 1);
-    assert_eq!(test.store.due_endpoints(noon()).await.unwrap(), [endpoint.endpoint_id]);
+    let due = DueEndpoint { endpoint_id: endpoint.endpoint_id, rate_limit_per_minute: None };
+    assert_eq!(test.store.due_endpoints(noon()).await.unwrap(), [due]);
     let claimed = claim(&test, process, 0, &endpoint, 10).await;
     assert_eq!(claimed.len(), 1);
     assert_ne!(claimed[0].delivery_id, held[0].delivery_id);
     assert!(!claimed[0].body.is_empty());
-    assert_eq!(test.store.due_endpoints(noon()).await.unwrap(), Vec::<Uuid>::new());
+    assert_eq!(test.store.due_endpoints(noon()).await.unwrap(), []);
 }
 
 async fn a_claim_takes_no_more_than_the_free_slots_first_attempts_first(test: TestStore) {
@@ -218,7 +220,7 @@ async fn a_claim_takes_no_more_than_the_free_slots_first_attempts_first(test: Te
     test.take(&[ended(fresh_id()), ended(fresh_id())]).await;
     let old = claim(&test, process, 0, &endpoint, 2).await;
     let retry = |owed: &Owed, at| attempt(owed, Next::RetryAt(after(at)));
-    test.store.record(process, &[retry(&old[0], 5), retry(&old[1], 500)]).await.unwrap();
+    recorded(&test, process, &[retry(&old[0], 5), retry(&old[1], 500)]).await;
     assert_eq!(test.store.next_due().await.unwrap(), Some(after(5)));
     let fresh: Vec<_> = (0..3).map(|_| ended(fresh_id())).collect();
     test.take_with(&TestDesk::closed(), after(8), &fresh).await;
@@ -239,13 +241,13 @@ async fn results_count_only_from_the_process_that_holds_the_delivery(test: TestS
     test.take(&[ended(session_id)]).await;
     let owed = claim(&test, process, 0, &endpoint, 1).await.remove(0);
     let done = [attempt(&owed, Next::Done)];
-    assert_eq!(test.store.record(stranger, &done).await.unwrap(), Vec::<Uuid>::new());
+    assert_eq!(recorded(&test, stranger, &done).await, Vec::<Uuid>::new());
     assert_eq!(deliveries(&test, session_id).await[0].state, DeliveryState::Pending);
-    assert_eq!(test.store.record(process, &done).await.unwrap(), [owed.delivery_id]);
+    assert_eq!(recorded(&test, process, &done).await, [owed.delivery_id]);
     let delivery = deliveries(&test, session_id).await.remove(0);
     assert_eq!((delivery.state, delivery.attempts), (DeliveryState::Delivered, 1));
     assert!(delivery.finished_at.is_some() && delivery.next_attempt_at.is_none());
-    assert_eq!(test.store.record(process, &done).await.unwrap(), Vec::<Uuid>::new());
+    assert_eq!(recorded(&test, process, &done).await, Vec::<Uuid>::new());
     assert_eq!(test.store.delivery_counts().await.unwrap(), [(DeliveryState::Delivered, 1)]);
 }
 
@@ -257,13 +259,13 @@ async fn a_result_that_comes_again_does_not_undo_the_next_claim(test: TestStore)
     test.take(&[ended(session_id)]).await;
     let owed = claim(&test, process, 0, &endpoint, 1).await.remove(0);
     let failed = [attempt(&owed, Next::RetryAt(after(5)))];
-    assert_eq!(test.store.record(process, &failed).await.unwrap(), [owed.delivery_id]);
+    assert_eq!(recorded(&test, process, &failed).await, [owed.delivery_id]);
     // Its answer was lost, and in the meantime the delivery fell due again.
     let again = claim(&test, process, 5, &endpoint, 1).await.remove(0);
     assert_eq!((again.delivery_id, again.attempts), (owed.delivery_id, 1));
-    assert_eq!(test.store.record(process, &failed).await.unwrap(), Vec::<Uuid>::new());
+    assert_eq!(recorded(&test, process, &failed).await, Vec::<Uuid>::new());
     let done = [attempt(&again, Next::Done)];
-    assert_eq!(test.store.record(process, &done).await.unwrap(), [owed.delivery_id]);
+    assert_eq!(recorded(&test, process, &done).await, [owed.delivery_id]);
     let delivery = deliveries(&test, session_id).await.remove(0);
     assert_eq!((delivery.state, delivery.attempts), (DeliveryState::Delivered, 2));
 }
@@ -281,7 +283,7 @@ async fn what_a_dead_process_held_is_given_back(test: TestStore) {
     let claimed = claim(&test, alive, 11, &endpoint, 1).await;
     assert_eq!(claimed[0].delivery_id, owed[0].delivery_id);
     let late = [attempt(&owed[0], Next::Done)];
-    assert_eq!(test.store.record(dead, &late).await.unwrap(), Vec::<Uuid>::new());
+    assert_eq!(recorded(&test, dead, &late).await, Vec::<Uuid>::new());
 }
 
 async fn a_process_that_leaves_gives_back_what_it_holds(test: TestStore) {
@@ -466,22 +468,34 @@ async fn claim(
     endpoint: &Endpoint,
     slots: u32,
 ) -> Vec<Owed> {
-    test.store.claim(process, after(seconds), &[(endpoint.endpoint_id, slots)]).await.unwrap()
+    let rate_limit_per_minute = endpoint.rate_limit_per_minute;
+    let slot = Slot { endpoint_id: endpoint.endpoint_id, free: slots, rate_limit_per_minute };
+    test.store.claim(process, after(seconds), &[slot]).await.unwrap()
+}
+
+/// Records results at noon; which count.
+async fn recorded(test: &TestStore, process: Uuid, results: &[AttemptResult]) -> Vec<Uuid> {
+    test.store.record(process, results, noon()).await.unwrap().deliveries
 }
 
 fn attempt(owed: &Owed, next: Next) -> AttemptResult {
     AttemptResult {
         delivery_id: owed.delivery_id,
-        number: owed.attempts + 1,
-        started_at: noon(),
-        duration_us: 1_500,
-        status: Some(200),
-        error: None,
-        response_head: Some("HTTP/1.1 200 OK".to_owned()),
-        response_body: Bytes::from_static(b"ok"),
-        address: Some("192.0.2.1:443".to_owned()),
-        is_connection_reused: false,
+        endpoint_id: owed.endpoint_id,
+        attempt: Attempt {
+            number: owed.attempts + 1,
+            started_at: noon(),
+            duration_us: 1_500,
+            status: Some(200),
+            error: None,
+            response_head: Some("HTTP/1.1 200 OK".to_owned()),
+            response_body: Bytes::from_static(b"ok"),
+            address: Some("192.0.2.1:443".to_owned()),
+            is_connection_reused: false,
+        },
         next,
+        verdict: Verdict::Nothing,
+        pause_until: None,
     }
 }
 

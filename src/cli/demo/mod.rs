@@ -22,14 +22,12 @@ use crate::config::{
     LARGEST_EVENT_BYTES, LinkSettings, PlaceSettings, PriceSettings, Role, SecretSettings,
     StoreSettings, WebhookSettings,
 };
+use crate::courier::{new_endpoint, new_secret};
 use crate::shutdown;
-use crate::store::Endpoint;
-use crate::webhook::PayloadKind;
 
 use self::caller::Caller;
 use self::receiver::Received;
 use self::samples::Call;
-use super::endpoints::new_secret;
 use super::run::{self, RunSettings, Service};
 use super::{Stop, output};
 
@@ -258,22 +256,10 @@ async fn subscribe(
 ) -> Result<UnboundedReceiver<Received>, Stop> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
     let url = receiver::url(listener.local_addr()?);
-    let secret = new_secret();
-    let created_at = SystemClock::default().now();
-    let endpoint = Endpoint {
-        endpoint_id: clock::new_id(created_at),
-        owner: Some(owner),
-        tenant_id: None,
-        character_slug: None,
-        event_types: Vec::new(),
-        payload: PayloadKind::Thin,
-        url,
-        sealed_secret: service.keyring.seal(secret.as_bytes()),
-        disabled: None,
-        created_at,
-    };
+    let (secret, now) = (new_secret(), SystemClock::default().now());
+    let endpoint = new_endpoint(&service.keyring, (url, Some(owner)), secret.clone(), now);
     service.store.add_endpoint(&endpoint).await?;
-    Ok(receiver::start(listener, &secret, customer)?)
+    Ok(receiver::start(listener, &secret.reveal(), customer)?)
 }
 
 async fn send(worker: &Caller, event: &Value) -> Result<(), Stop> {

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use chrono::{DateTime, TimeDelta, Utc};
 use finalizer::clock::{Clock, SystemClock};
 use finalizer::courier::{
-    ATTEMPT_DEADLINE, Client, ClientOptions, Courier, CourierDied, CourierParts, Desk, Guard,
+    Client, ClientOptions, Courier, CourierDied, CourierParts, Desk, Guard, LONGEST_ATTEMPT,
 };
 use finalizer::finalize::PriceBook;
 use finalizer::intake::{Disposition, Intake, IntakeParts, Patience, RawEvent};
@@ -56,7 +56,8 @@ impl Inside {
             system_clock: None,
             keyring: keyring(),
             client: Client::new(Arc::new(guard), ClientOptions::default()),
-            attempt_deadline: ATTEMPT_DEADLINE,
+            longest_attempt: LONGEST_ATTEMPT,
+            public_url: "https://voice.example.com".into(),
         });
         let (desk, shutdown) = (courier.desk(), CancellationToken::new());
         let parts = IntakeParts {

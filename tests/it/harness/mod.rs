@@ -232,8 +232,12 @@ pub(crate) fn endpoint() -> Endpoint {
         payload: PayloadKind::Thin,
         url: "https://example.com/hook".to_owned(),
         sealed_secret: vec![1, 2, 3],
+        sealed_headers: None,
+        timeout_seconds: 15,
+        rate_limit_per_minute: None,
         disabled: None,
         created_at: noon(),
+        version: 1,
     }
 }
 

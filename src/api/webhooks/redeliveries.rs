@@ -1,0 +1,138 @@
+//! `/api/webhooks/redeliveries/`: sending many deliveries again, as a job that outlives its process.
+
+use axum::extract::State;
+use axum::response::{IntoResponse as _, Response};
+use chrono::DateTime;
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+use super::super::ApiState;
+use super::super::auth::Viewer;
+use super::super::envelope::{Created, Reply};
+use super::super::error::ApiError;
+use super::super::fields::{self, Fields, QueryFields};
+use super::{Id, redelivery_data, visible_endpoint};
+use crate::clock::new_id;
+use crate::store::{
+    Endpoint, MOST_PER_SECOND, Redelivery, RedeliveryRange, RedeliveryState, Statuses,
+};
+
+const NO_JOB: ApiError = ApiError::NotFound("There is no such redelivery.");
+
+pub(super) async fn list(
+    viewer: Viewer,
+    State(state): State<ApiState>,
+    QueryFields(mut query): QueryFields,
+) -> Result<Reply<Vec<Value>>, ApiError> {
+    let endpoint_id = query.given("endpoint_id", fields::id);
+    query.end()?;
+    let jobs = match (endpoint_id, viewer.is_staff) {
+        (Some(endpoint_id), _) => {
+            visible_endpoint(&state, viewer, endpoint_id).await?;
+            state.store.redeliveries(Some(endpoint_id)).await?
+        }
+        (None, true) => state.store.redeliveries(None).await?,
+        (None, false) => {
+            let mut jobs = Vec::new();
+            for endpoint in state.store.endpoints(Some(viewer.user)).await? {
+                jobs.extend(state.store.redeliveries(Some(endpoint.endpoint_id)).await?);
+            }
+            jobs.sort_by_key(|job| std::cmp::Reverse(job.redelivery_id));
+            jobs
+        }
+    };
+    let data = jobs.iter().map(redelivery_data).collect();
+    Ok(Reply { message: "The redeliveries, the newest first.".into(), data })
+}
+
+pub(super) async fn show(
+    viewer: Viewer,
+    Id(redelivery_id): Id,
+    State(state): State<ApiState>,
+) -> Result<Reply<Value>, ApiError> {
+    let job = visible_job(&state, viewer, redelivery_id).await?;
+    Ok(Reply { message: "The redelivery.".into(), data: redelivery_data(&job) })
+}
+
+/// Orders a redelivery; with `dry_run` only says how many deliveries it would be.
+pub(super) async fn create(
+    viewer: Viewer,
+    State(state): State<ApiState>,
+    mut given: Fields,
+) -> Result<Response, ApiError> {
+    let now = state.clock.now();
+    let endpoint_id = given.required("endpoint_id", fields::id).unwrap_or_default();
+    let range = RedeliveryRange {
+        endpoint_id,
+        since: given.given("since", fields::time).unwrap_or(DateTime::UNIX_EPOCH),
+        until: given.given("until", fields::time).unwrap_or(now),
+        statuses: given.given("statuses", read_statuses).unwrap_or(Statuses::ALL),
+    };
+    let per_second = given.given("per_second", fields::within(1..=MOST_PER_SECOND));
+    let is_dry_run = given.given("dry_run", fields::boolean).unwrap_or(false);
+    if range.since >= range.until {
+        given.wrong("until", "Expected a time after `since`.");
+    }
+    given.end()?;
+    let endpoint = visible_endpoint(&state, viewer, endpoint_id).await?;
+    let matched = state.store.count_range(&range).await?;
+    if is_dry_run {
+        let message = "Nothing is sent: this is what a redelivery would send.".into();
+        let data = json!({ "dry_run": true, "matched": matched });
+        return Ok(Reply { message, data }.into_response());
+    }
+    require_free(&state, &endpoint).await?;
+    let job = Redelivery::new(new_id(now), range, per_second, matched, now);
+    state.store.add_redelivery(&job).await?;
+    let reply = Reply { message: "The redelivery runs.".into(), data: redelivery_data(&job) };
+    Ok(Created(reply).into_response())
+}
+
+/// One redelivery at a time: a second one would send twice what both match.
+async fn require_free(state: &ApiState, endpoint: &Endpoint) -> Result<(), ApiError> {
+    if endpoint.disabled.is_some() {
+        return Err(ApiError::Conflict("The endpoint is disabled: enable it first.".into()));
+    }
+    let jobs = state.store.redeliveries(Some(endpoint.endpoint_id)).await?;
+    match jobs.iter().find(|job| job.state == RedeliveryState::Running) {
+        None => Ok(()),
+        Some(job) => Err(ApiError::Conflict(
+            format!(
+                "Redelivery {} to this endpoint runs: wait for it, or cancel it.",
+                job.redelivery_id
+            )
+            .into(),
+        )),
+    }
+}
+
+pub(super) async fn cancel(
+    viewer: Viewer,
+    Id(redelivery_id): Id,
+    State(state): State<ApiState>,
+) -> Result<Reply<Value>, ApiError> {
+    visible_job(&state, viewer, redelivery_id).await?;
+    state.store.cancel_redelivery(redelivery_id, state.clock.now()).await?;
+    let job = visible_job(&state, viewer, redelivery_id).await?;
+    let message = "The redelivery has ended; what is on its way stays so.";
+    Ok(Reply { message: message.into(), data: redelivery_data(&job) })
+}
+
+async fn visible_job(
+    state: &ApiState,
+    viewer: Viewer,
+    redelivery_id: Uuid,
+) -> Result<Redelivery, ApiError> {
+    let job = state.store.redelivery(redelivery_id).await?.ok_or(NO_JOB)?;
+    if !viewer.is_staff {
+        let endpoint = state.store.endpoint(job.range.endpoint_id).await?;
+        endpoint.filter(|endpoint| endpoint.owner == Some(viewer.user)).ok_or(NO_JOB)?;
+    }
+    Ok(job)
+}
+
+fn read_statuses(value: &Value) -> Result<Statuses, String> {
+    let names = fields::list(3, |name| fields::text(name).map(str::to_owned))(value)?;
+    Statuses::parse(names.iter().map(String::as_str))
+        .map_err(|_| "Expected some of `exhausted`, `cancelled` and `missing`.".to_owned())
+}
