@@ -13,3 +13,4 @@ mod oracle;
 mod samples;
 mod scenarios;
 mod store;
+mod webhooks;

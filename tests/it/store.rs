@@ -314,9 +314,14 @@ async fn disabling_an_endpoint_cancels_what_it_is_owed(test: TestStore) {
     test.store.add_endpoint(&endpoint).await.unwrap();
     let session_id = fresh_id();
     test.take(&[ended(session_id)]).await;
-    test.store.disable_endpoint(endpoint.endpoint_id, "gone", after(1)).await.unwrap();
-    assert_eq!(deliveries(&test, session_id).await[0].state, DeliveryState::Cancelled);
-    test.store.disable_endpoint(endpoint.endpoint_id, "again", after(2)).await.unwrap();
+    let disable = async |reason, at| {
+        test.store.disable_endpoint(endpoint.endpoint_id, reason, after(at)).await.unwrap()
+    };
+    assert!(disable("gone", 1).await);
+    let cancelled = deliveries(&test, session_id).await.remove(0);
+    assert_eq!(cancelled.state, DeliveryState::Cancelled);
+    assert_eq!(cancelled.cause.as_deref(), Some("endpoint_disabled"));
+    assert!(!disable("again", 2).await, "it is already");
     let kept = test.store.endpoint(endpoint.endpoint_id).await.unwrap().unwrap();
     assert_eq!(kept.disabled, Some((after(1), "gone".to_owned())));
 }
@@ -450,18 +455,18 @@ async fn read(test: &TestStore, session_id: Uuid) -> Session {
     test.store.session(session_id).await.unwrap().expect("the session is readable")
 }
 
-async fn deliveries(test: &TestStore, session_id: Uuid) -> Vec<Delivery> {
+pub(crate) async fn deliveries(test: &TestStore, session_id: Uuid) -> Vec<Delivery> {
     test.store.deliveries_of(session_id).await.unwrap()
 }
 
 /// A process that is alive for ten seconds from `seconds` after noon.
-async fn enter(test: &TestStore, seconds: i64) -> Uuid {
+pub(crate) async fn enter(test: &TestStore, seconds: i64) -> Uuid {
     let process = fresh_id();
     test.store.enter(process, after(seconds), after(seconds + 10)).await.unwrap();
     process
 }
 
-async fn claim(
+pub(crate) async fn claim(
     test: &TestStore,
     process: Uuid,
     seconds: i64,
@@ -474,11 +479,15 @@ async fn claim(
 }
 
 /// Records results at noon; which count.
-async fn recorded(test: &TestStore, process: Uuid, results: &[AttemptResult]) -> Vec<Uuid> {
+pub(crate) async fn recorded(
+    test: &TestStore,
+    process: Uuid,
+    results: &[AttemptResult],
+) -> Vec<Uuid> {
     test.store.record(process, results, noon()).await.unwrap().deliveries
 }
 
-fn attempt(owed: &Owed, next: Next) -> AttemptResult {
+pub(crate) fn attempt(owed: &Owed, next: Next) -> AttemptResult {
     AttemptResult {
         delivery_id: owed.delivery_id,
         endpoint_id: owed.endpoint_id,
