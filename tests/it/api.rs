@@ -27,10 +27,10 @@ use crate::harness::{TestStore, after, ended, fresh_id, noon, recording, sqlite,
 const JWT_SECRET: &str = "a secret that only the issuer and we know";
 const PUBLIC_URL: &str = "https://voice.example.com";
 
-struct HandClock(Mutex<DateTime<Utc>>);
+pub(crate) struct HandClock(Mutex<DateTime<Utc>>);
 
 impl HandClock {
-    fn forward(&self, by: TimeDelta) {
+    pub(crate) fn forward(&self, by: TimeDelta) {
         *self.0.lock().unwrap() += by;
     }
 }
@@ -42,37 +42,37 @@ impl Clock for HandClock {
 }
 
 /// The whole API over a database and a folder of recordings.
-struct Api {
-    router: Router,
-    test: TestStore,
-    clock: Arc<HandClock>,
-    health: Arc<Health>,
-    recordings: tempfile::TempDir,
+pub(crate) struct Api {
+    pub(crate) router: Router,
+    pub(crate) test: TestStore,
+    pub(crate) clock: Arc<HandClock>,
+    pub(crate) health: Arc<Health>,
+    pub(crate) recordings: tempfile::TempDir,
     /// The user 7's, who owns all sessions of these tests.
-    owner_key: String,
-    staff_key: String,
+    pub(crate) owner_key: String,
+    pub(crate) staff_key: String,
     _intake: DropGuard,
 }
 
 /// An answer, read whole.
-struct Answer {
-    status: StatusCode,
-    headers: http::HeaderMap,
-    body: Bytes,
+pub(crate) struct Answer {
+    pub(crate) status: StatusCode,
+    pub(crate) headers: http::HeaderMap,
+    pub(crate) body: Bytes,
 }
 
 impl Answer {
-    fn json(&self) -> Value {
+    pub(crate) fn json(&self) -> Value {
         serde_json::from_slice(&self.body).unwrap()
     }
 
-    fn header(&self, name: &str) -> &str {
+    pub(crate) fn header(&self, name: &str) -> &str {
         self.headers[name].to_str().unwrap()
     }
 
     /// An error in the envelope.
     #[track_caller]
-    fn assert_error(&self, status: StatusCode) {
+    pub(crate) fn assert_error(&self, status: StatusCode) {
         let body = self.json();
         assert_eq!(self.status, status, "{body}");
         let keys: Vec<&str> = body.as_object().unwrap().keys().map(String::as_str).collect();
@@ -84,7 +84,7 @@ impl Answer {
 }
 
 impl Api {
-    async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         let test = sqlite().await;
         let recordings = tempfile::tempdir().unwrap();
         let places = places(&recordings);
@@ -124,7 +124,11 @@ impl Api {
         Self { router, test, clock, health, recordings, owner_key, staff_key, _intake: guard }
     }
 
-    async fn call(&self, request: http::request::Builder, body: impl Into<Body>) -> Answer {
+    pub(crate) async fn call(
+        &self,
+        request: http::request::Builder,
+        body: impl Into<Body>,
+    ) -> Answer {
         let request = request.body(body.into()).unwrap();
         let response = self.router.clone().oneshot(request).await.unwrap();
         let (parts, body) = response.into_parts();
@@ -132,7 +136,7 @@ impl Api {
         Answer { status: parts.status, headers: parts.headers, body }
     }
 
-    async fn get(&self, uri: &str, key: &str) -> Answer {
+    pub(crate) async fn get(&self, uri: &str, key: &str) -> Answer {
         self.call(Request::builder().uri(uri).header("x-api-key", key), Body::empty()).await
     }
 
@@ -152,7 +156,7 @@ impl Api {
     }
 
     /// Gives events as staff; what became of them.
-    async fn take(&self, events: &[Value]) -> Value {
+    pub(crate) async fn take(&self, events: &[Value]) -> Value {
         let lines: Vec<String> = events.iter().map(Value::to_string).collect();
         let body = lines.join("\n");
         let answer = self.post_events("application/x-ndjson", &self.staff_key, body).await;
@@ -160,7 +164,7 @@ impl Api {
         answer.json()["data"].clone()
     }
 
-    async fn finalized_session(&self) -> Uuid {
+    pub(crate) async fn finalized_session(&self) -> Uuid {
         let session_id = fresh_id();
         let answers = self.take(&[ended(session_id)]).await;
         assert_eq!(answers[0]["status"], json!("finalized"), "{answers}");
@@ -203,7 +207,7 @@ fn places(folder: &tempfile::TempDir) -> Places {
     .unwrap()
 }
 
-async fn add_key(test: &TestStore, byte: u8, user: i64, is_staff: bool) -> String {
+pub(crate) async fn add_key(test: &TestStore, byte: u8, user: i64, is_staff: bool) -> String {
     add_any_key(test, byte, user, is_staff, true).await
 }
 

@@ -3,6 +3,7 @@
 
 mod amqp;
 mod api;
+mod api_webhooks;
 mod architecture;
 mod calls;
 mod cli;
