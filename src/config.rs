@@ -200,7 +200,8 @@ pub struct LinkSettings {
 #[command(next_help_heading = "Secrets")]
 pub struct SecretSettings {
     /// The key that seals endpoints' secrets in the database: 64 hexadecimal digits. With SQLite
-    /// a key file is made beside the database; with Postgres a key must be given
+    /// a key file is made beside the database; with Postgres a key must be given. To replace it,
+    /// put the new one in front: `NEW,OLD`; what the old one sealed is sealed anew at the next start
     #[arg(long, env = "FINALIZER_SECRET_KEY", value_name = "KEY", hide_env_values = true)]
     pub secret_key: Option<String>,
     /// A file that holds the key

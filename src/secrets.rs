@@ -1,4 +1,5 @@
-//! The installation's key: seals what must be kept secret at rest, and derives keys of its own.
+//! The installation's keys: the first seals what must be kept secret at rest, each opens what it
+//! sealed, so that a key can be replaced by another.
 
 use std::fmt;
 use std::io::{self, Write as _};
@@ -18,9 +19,16 @@ const KEY_ID_BYTES: usize = 4;
 const HEADER_BYTES: usize = 1 + KEY_ID_BYTES;
 const NONCE_BYTES: usize = 12;
 
-/// The installation's key. Whoever has it can read every endpoint's secret.
+/// The installation's keys, the present one first. Whoever has them can read every endpoint's
+/// secret.
 #[derive(Clone)]
 pub struct Keyring {
+    present: SealingKey,
+    earlier: Vec<SealingKey>,
+}
+
+#[derive(Clone)]
+struct SealingKey {
     key: [u8; 32],
     id: [u8; KEY_ID_BYTES],
     cipher: ChaCha20Poly1305,
@@ -28,7 +36,10 @@ pub struct Keyring {
 
 /// Why a text is no key.
 #[derive(Debug, thiserror::Error)]
-#[error("the secret key must be 32 bytes, written as 64 hexadecimal digits or as base64")]
+#[error(
+    "a secret key is 32 bytes, written as 64 hexadecimal digits or as base64; earlier keys stand \
+     behind it, after commas"
+)]
 pub struct KeyError;
 
 /// Why sealed bytes cannot be opened.
@@ -36,7 +47,8 @@ pub struct KeyError;
 pub enum OpenError {
     /// Sealed by another installation's key.
     #[error(
-        "this was sealed with key {}, and the present key is {}: give the key it was sealed with",
+        "this was sealed with key {}, and the present key is {}: give the key it was sealed with, \
+         too, behind the present one",
         hex::encode(.sealed_with), hex::encode(.present)
     )]
     OtherKey {
@@ -74,23 +86,16 @@ pub enum KeyFileError {
 impl Keyring {
     /// The keyring of this key.
     pub fn new(key: [u8; 32]) -> Self {
-        let digest: [u8; 32] = Sha256::digest(key).into();
-        let mut id = [0; KEY_ID_BYTES];
-        id.copy_from_slice(&digest[..KEY_ID_BYTES]);
-        let sealing = derive(&key, "sealing");
-        Self { key, id, cipher: ChaCha20Poly1305::new(&Key::from(sealing)) }
+        Self { present: SealingKey::new(key), earlier: Vec::new() }
     }
 
-    /// The keyring of a key written as 64 hexadecimal digits or as base64 of 32 bytes. White
-    /// space around it does not count.
+    /// The keyring of keys written as 64 hexadecimal digits or as base64 of 32 bytes, the present
+    /// one first, with commas or lines between. White space around them does not count.
     pub fn parse(text: &str) -> Result<Self, KeyError> {
-        let text = text.trim();
-        let mut key = [0; 32];
-        if hex::decode_to_slice(text, &mut key).is_ok() {
-            return Ok(Self::new(key));
-        }
-        let bytes = STANDARD.decode(text).map_err(|_| KeyError)?;
-        Ok(Self::new(bytes.try_into().map_err(|_| KeyError)?))
+        let texts = text.split([',', '\n']).map(str::trim).filter(|text| !text.is_empty());
+        let mut keys = texts.map(SealingKey::parse);
+        let present = keys.next().ok_or(KeyError)??;
+        Ok(Self { present, earlier: keys.collect::<Result<_, _>>()? })
     }
 
     /// The keyring of the key in this file. A file that is not there is made, with a fresh key,
@@ -107,11 +112,58 @@ impl Keyring {
         Self::parse(&text).map_err(|source| KeyFileError::NoKey { path: path.to_owned(), source })
     }
 
-    /// Seals a secret, each time differently.
+    /// Seals a secret with the present key, each time differently.
     pub fn seal(&self, plain: &[u8]) -> Vec<u8> {
         let mut nonce = [0; NONCE_BYTES];
         nonce.copy_from_slice(&clock::random_key()[..NONCE_BYTES]);
-        self.seal_with(plain, nonce)
+        self.present.seal_with(plain, nonce)
+    }
+
+    /// Opens what any of these keys sealed.
+    pub fn open(&self, sealed: &[u8]) -> Result<Vec<u8>, OpenError> {
+        let (version, id) = header(sealed)?;
+        if version != VERSION {
+            return Err(OpenError::Damaged);
+        }
+        let mut keys = std::iter::once(&self.present).chain(&self.earlier);
+        let key = keys.find(|key| key.id == id);
+        key.ok_or(OpenError::OtherKey { sealed_with: id, present: self.present.id })?.open(sealed)
+    }
+
+    /// The same secret sealed with the present key, if an earlier one sealed it.
+    pub fn reseal(&self, sealed: &[u8]) -> Result<Option<Vec<u8>>, OpenError> {
+        let (_, id) = header(sealed)?;
+        if id == self.present.id { Ok(None) } else { Ok(Some(self.seal(&self.open(sealed)?))) }
+    }
+
+    /// A key for one purpose, the same as long as the installation's present key is.
+    pub fn derive(&self, label: &str) -> [u8; 32] {
+        derive(&self.present.key, label)
+    }
+}
+
+/// The form's version, and the id of the key that sealed it.
+fn header(sealed: &[u8]) -> Result<(u8, [u8; KEY_ID_BYTES]), OpenError> {
+    let [version, id @ ..] = sealed.first_chunk::<HEADER_BYTES>().ok_or(OpenError::Damaged)?;
+    Ok((*version, *id))
+}
+
+impl SealingKey {
+    fn new(key: [u8; 32]) -> Self {
+        let digest: [u8; 32] = Sha256::digest(key).into();
+        let mut id = [0; KEY_ID_BYTES];
+        id.copy_from_slice(&digest[..KEY_ID_BYTES]);
+        let sealing = derive(&key, "sealing");
+        Self { key, id, cipher: ChaCha20Poly1305::new(&Key::from(sealing)) }
+    }
+
+    fn parse(text: &str) -> Result<Self, KeyError> {
+        let mut key = [0; 32];
+        if hex::decode_to_slice(text, &mut key).is_ok() {
+            return Ok(Self::new(key));
+        }
+        let bytes = STANDARD.decode(text).map_err(|_| KeyError)?;
+        Ok(Self::new(bytes.try_into().map_err(|_| KeyError)?))
     }
 
     fn seal_with(&self, plain: &[u8], nonce: [u8; NONCE_BYTES]) -> Vec<u8> {
@@ -123,26 +175,12 @@ impl Keyring {
         [header.as_slice(), &nonce, &sealed].concat()
     }
 
-    /// Opens what [`Keyring::seal`] sealed.
-    pub fn open(&self, sealed: &[u8]) -> Result<Vec<u8>, OpenError> {
+    fn open(&self, sealed: &[u8]) -> Result<Vec<u8>, OpenError> {
         let (header, rest) = sealed.split_at_checked(HEADER_BYTES).ok_or(OpenError::Damaged)?;
         let (nonce, sealed) = rest.split_first_chunk::<NONCE_BYTES>().ok_or(OpenError::Damaged)?;
-        let (version, id) = header.split_first().ok_or(OpenError::Damaged)?;
-        if *version != VERSION {
-            return Err(OpenError::Damaged);
-        }
-        if id != self.id {
-            let sealed_with = id.try_into().map_err(|_| OpenError::Damaged)?;
-            return Err(OpenError::OtherKey { sealed_with, present: self.id });
-        }
         self.cipher
             .decrypt(&Nonce::from(*nonce), Payload { msg: sealed, aad: header })
             .map_err(|_| OpenError::Damaged)
-    }
-
-    /// A key for one purpose, the same as long as the installation's key is.
-    pub fn derive(&self, label: &str) -> [u8; 32] {
-        derive(&self.key, label)
     }
 
     fn header(&self) -> [u8; HEADER_BYTES] {
@@ -154,7 +192,7 @@ impl Keyring {
 
 impl fmt::Debug for Keyring {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Keyring").field("id", &hex::encode(self.id)).finish_non_exhaustive()
+        f.debug_struct("Keyring").field("id", &hex::encode(self.present.id)).finish_non_exhaustive()
     }
 }
 
@@ -202,7 +240,7 @@ mod tests {
 
     #[test]
     fn the_sealed_form_never_changes() {
-        let sealed = Keyring::new([7; 32]).seal_with(b"whsec_abc", [9; 12]);
+        let sealed = SealingKey::new([7; 32]).seal_with(b"whsec_abc", [9; 12]);
         assert_eq!(hex::encode(sealed), SEALED);
         assert_eq!(
             Keyring::new([7; 32]).open(&hex::decode(SEALED).unwrap()).unwrap(),
@@ -236,6 +274,26 @@ mod tests {
             let sentence = Keyring::parse(text).unwrap_err().to_string();
             assert!(sentence.contains("64 hexadecimal digits"), "{sentence}");
         }
+    }
+
+    #[test]
+    fn a_key_is_replaced_by_another_in_two_steps() {
+        let (old, new) = (hex::encode([7; 32]), hex::encode([8; 32]));
+        let before = Keyring::parse(&old).unwrap();
+        let sealed = before.seal(b"whsec_abc");
+        for keys in [format!("{new},{old}"), format!("{new}\n {old}\n")] {
+            let both = Keyring::parse(&keys).unwrap();
+            assert_eq!(both.open(&sealed).unwrap(), b"whsec_abc");
+            assert!(before.open(&both.seal(b"whsec_abc")).is_err(), "the new one seals");
+            let resealed = both.reseal(&sealed).unwrap().unwrap();
+            assert_eq!(both.reseal(&resealed).unwrap(), None, "once is enough");
+            let after = Keyring::parse(&new).unwrap();
+            assert_eq!(after.open(&resealed).unwrap(), b"whsec_abc");
+            assert!(after.open(&sealed).is_err() && after.reseal(&sealed).is_err());
+            assert_eq!(both.derive("x"), after.derive("x"));
+        }
+        assert!(Keyring::parse(&format!("{new},{}", &old[1..])).is_err());
+        assert!(Keyring::parse(" , \n").is_err());
     }
 
     #[test]

@@ -171,6 +171,25 @@ fn soft_file_limit(limits: &str) -> Option<u64> {
     line.split_whitespace().next()?.parse().ok()
 }
 
+/// Seals with the present key what an earlier one sealed, so that the earlier one can be dropped.
+async fn reseal(store: &SharedStore, keyring: &Keyring) -> Result<(), Stop> {
+    let mut count = 0;
+    for endpoint in store.endpoints(None).await? {
+        match courier::reseal(keyring, &endpoint) {
+            Ok(None) => {}
+            Ok(Some(resealed)) => count += i32::from(store.change_endpoint(&resealed).await?),
+            Err(error) => tracing::error!(
+                endpoint.id = %endpoint.endpoint_id,
+                "no webhook goes to this endpoint, its secret cannot be opened: {error}"
+            ),
+        }
+    }
+    if count > 0 {
+        tracing::info!("{count} endpoints are sealed with the present key now");
+    }
+    Ok(())
+}
+
 /// Binds the API's address.
 pub(super) async fn listen(address: SocketAddr) -> Result<TcpListener, Stop> {
     TcpListener::bind(address).await.map_err(|error| {
@@ -231,6 +250,7 @@ impl Service {
             tasks: Tasks::new(shutdown.clone()),
             shutdown,
         };
+        reseal(&parts.store, &parts.keyring).await?;
         let takes_events = settings.consumed().is_some() || listener.is_some();
         let stop_courier =
             if takes_events { CancellationToken::new() } else { parts.shutdown.clone() };

@@ -46,8 +46,8 @@ pub use connect::{Resolve, SystemResolver};
 pub use desk::Desk;
 pub use guard::{Guard, GuardError, is_public};
 pub use subscription::{
-    RotateError, SecretsError, new_endpoint, new_secret, open_headers, open_secrets, ping, rotate,
-    seal_headers,
+    RotateError, SecretsError, new_endpoint, new_secret, open_headers, open_secrets, ping, reseal,
+    rotate, seal_headers,
 };
 
 use crate::clock::{Clock, SystemClock};

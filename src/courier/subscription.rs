@@ -112,6 +112,21 @@ pub fn rotate(
     Ok(Endpoint { sealed_secret: seal_secrets(keyring, &rotated), ..endpoint.clone() })
 }
 
+/// The endpoint with everything sealed by the present key, if some of it was sealed by an earlier
+/// one.
+pub fn reseal(keyring: &Keyring, endpoint: &Endpoint) -> Result<Option<Endpoint>, OpenError> {
+    let secret = keyring.reseal(&endpoint.sealed_secret)?;
+    let headers = endpoint.sealed_headers.as_deref();
+    let headers = headers.map(|sealed| keyring.reseal(sealed)).transpose()?.flatten();
+    if secret.is_none() && headers.is_none() {
+        return Ok(None);
+    }
+    let mut resealed = endpoint.clone();
+    resealed.sealed_secret = secret.unwrap_or(resealed.sealed_secret);
+    resealed.sealed_headers = headers.or(resealed.sealed_headers);
+    Ok(Some(resealed))
+}
+
 /// Tries an endpoint out: one `endpoint.ping`, whether it is disabled or not. Nothing is kept of it.
 pub async fn ping(
     client: &Client,

@@ -10,8 +10,10 @@ use super::table::{Row, Table};
 use super::testing::{Receiver, Reply, nobody, ok};
 use super::*;
 use crate::clock;
-use crate::store::{AttemptResult, Cause, DeliveryState, Endpoint, HandOff as _, Next, Owed};
-use crate::webhook::{EventType, MessageId, Secret};
+use crate::store::{
+    AttemptResult, Cause, DeliveryState, Endpoint, HandOff as _, Next, Owed, Verdict,
+};
+use crate::webhook::{EventType, MessageId, OwnHeaders, Secret};
 
 const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSwMfKQ9r8GKYo=";
 const OLD_SECRET: &str = "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD";
@@ -481,4 +483,65 @@ async fn a_secret_that_cannot_be_opened_fails_the_attempt_and_posts_nothing() {
     let result = world.attempted(&owed, 1).await;
     assert_eq!(result.attempt.error.as_deref(), Some("unreadable_secret"));
     assert!(matches!(result.next, Next::RetryAt(_)) && receiver.already().is_none());
+}
+
+#[tokio::test]
+async fn an_endpoint_is_called_with_its_own_headers_and_within_its_own_time() {
+    let mut receiver = Receiver::start(|_| Reply::Hang).await;
+    let world = World::running().await;
+    let endpoint = world.add_endpoint(1, &receiver.url());
+    let own = [("x-env", "prod"), ("authorization", "Bearer hunter2")];
+    let own = own.map(|(name, value)| (name.to_owned(), value.to_owned()));
+    let own = OwnHeaders::new(own.into_iter().collect()).unwrap();
+    {
+        let mut table = world.table.lock();
+        table.endpoints[0].sealed_headers = seal_headers(&world.keyring, &own);
+        table.endpoints[0].timeout_seconds = 1;
+    }
+    let (owed, _) = world.hand_over(endpoint);
+    let request = receiver.next().await;
+    assert_eq!(request.headers["x-env"], "prod");
+    assert_eq!(request.headers["authorization"], "Bearer hunter2");
+    assert_eq!(request.headers["webhook-id"], owed.message_id.to_string());
+    let attempt = world.attempted(&owed, 1).await.attempt;
+    assert_eq!(attempt.error.as_deref(), Some("timeout"));
+    assert!((1_000_000..4_000_000).contains(&attempt.duration_us), "{}", attempt.duration_us);
+}
+
+#[tokio::test]
+async fn what_somebody_has_sent_again_goes_through_the_schedule_anew_and_behind_what_is_new() {
+    let receiver = Receiver::start(|_| Reply::Say(500, "", String::new())).await;
+    let world = World::running().await;
+    let endpoint = world.add_endpoint(1, &receiver.url());
+    let owed = {
+        let owed = world.add_delivery(endpoint, 10);
+        let mut table = world.table.lock();
+        let row = table.rows.get_mut(&owed.delivery_id).unwrap();
+        row.owed.redelivered_after = Some(10);
+        assert!(row.owed.is_retry() && row.owed.attempts_of_round() == 0);
+        owed
+    };
+    let result = world.attempted(&owed, 1).await;
+    assert_eq!((result.attempt.number, result.verdict), (11, Verdict::Nothing));
+    let Next::RetryAt(at) = result.next else { panic!("{:?}", result.next) };
+    let pause = at - result.attempt.finished_at();
+    assert!(pause >= TimeDelta::seconds(5) && pause < TimeDelta::seconds(6), "{pause}");
+}
+
+#[tokio::test]
+async fn failures_are_held_against_the_endpoint_and_successes_for_it() {
+    let receiver = Receiver::start(|request| match request.number {
+        0 => Reply::Say(503, "", String::new()),
+        _ => ok(),
+    })
+    .await;
+    let world = World::running().await;
+    let endpoint = world.add_endpoint(1, &receiver.url());
+    let unreachable = world.add_endpoint(2, &format!("http://{}/", nobody().await));
+    for (endpoint, verdict) in
+        [(endpoint, Verdict::Fails), (endpoint, Verdict::Works), (unreachable, Verdict::Fails)]
+    {
+        let (owed, _) = world.hand_over(endpoint);
+        assert_eq!(world.attempted(&owed, 1).await.verdict, verdict);
+    }
 }

@@ -2,18 +2,23 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
-use chrono::TimeDelta;
+use chrono::{DateTime, TimeDelta};
+use finalizer::clock::SystemClock;
 use finalizer::event::FailureCode;
-use finalizer::store::{DeliveryState, Failure};
+use finalizer::store::{
+    DeliveryState, Endpoint, Failure, Redelivery, RedeliveryRange, RedeliveryState, Statuses,
+};
+use finalizer::webhook::EventType;
 use http::StatusCode;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
 use crate::harness::broker::QUEUE;
 use crate::harness::inside::{HandClock, Inside};
-use crate::harness::receiver::{Receiver, Reply, Told};
+use crate::harness::receiver::{Receiver, Reply, SECRET, Told};
 use crate::harness::service::{Process, Site, subscription};
 use crate::harness::{
     TestStore, bytes_of, ended, fresh_id, noon, on_both_stores, recording, started, until,
@@ -28,6 +33,9 @@ on_both_stores![
     a_receiver_that_always_fails_exhausts_the_schedule,
     a_receiver_that_is_gone_is_asked_no_more,
     an_endpoint_that_hangs_delays_nobody_elses_webhooks,
+    an_endpoint_that_only_fails_is_disabled_its_owner_told_and_everything_can_be_had_later,
+    a_secret_is_rotated_beside_the_running_service_without_losing_a_webhook,
+    a_redelivery_goes_on_after_its_process_was_killed,
     what_a_dead_process_was_sending_is_sent_by_another,
 ];
 
@@ -362,4 +370,161 @@ async fn what_a_dead_process_was_sending_is_sent_by_another(test: TestStore) {
     assert_eq!((&told[0].id, &told[0].body), (&told[1].id, &told[1].body));
     let finalized_at = told[0].json()["timestamp"].as_str().unwrap().to_owned();
     assert!(finalized_at.parse::<chrono::DateTime<chrono::Utc>>().unwrap() > noon());
+}
+
+async fn an_endpoint_that_only_fails_is_disabled_its_owner_told_and_everything_can_be_had_later(
+    test: TestStore,
+) {
+    let is_well = Arc::new(AtomicBool::new(false));
+    let well = Arc::clone(&is_well);
+    let failing =
+        Receiver::that(move |_| Reply::Say(if well.load(Ordering::SeqCst) { 204 } else { 500 }))
+            .await;
+    let healthy = Receiver::start().await;
+    let failing_id = subscribe_owner(&test, &failing, &[]).await;
+    subscribe_owner(&test, &healthy, &[EventType::EndpointDisabled]).await;
+    let inside = Inside::start(&test.store, &Arc::default()).await;
+    let disabled = async || {
+        let endpoint = test.store.endpoint(failing_id).await.unwrap().unwrap();
+        endpoint.disabled.map(|(_, because)| because)
+    };
+    let mut sessions = Vec::new();
+    for _ in 0..20 {
+        sessions.push(fresh_id());
+        inside.take(&ended(sessions[sessions.len() - 1])).await;
+        inside.attempted(sessions[sessions.len() - 1], 1).await;
+        assert_eq!(disabled().await, None, "after {} calls", sessions.len());
+        inside.leap(TimeDelta::hours(6) + TimeDelta::minutes(1)).await;
+    }
+    // Those 120 hours are over with what is tried again now.
+    until("it is disabled", async || disabled().await.as_deref() == Some("failing")).await;
+    until("its owner is told", async || healthy.told().len() == 1).await;
+    let told = healthy.told().remove(0).json();
+    assert_eq!(told["type"], "endpoint.disabled");
+    assert_eq!(
+        (&told["data"]["endpoint_id"], &told["data"]["reason"]),
+        (&json!(failing_id), &json!("failing"))
+    );
+    assert!(told["data"]["failures"].as_u64().unwrap() >= 20, "{told}");
+    let (during, first_ids) = (fresh_id(), ids_of(&failing));
+    inside.take(&ended(during)).await;
+    sessions.push(during);
+    until("nothing is pending", async || {
+        all_are(&test, &sessions, &[DeliveryState::Cancelled, DeliveryState::Exhausted]).await
+    })
+    .await;
+
+    is_well.store(true, Ordering::SeqCst);
+    assert!(test.store.enable_endpoint(failing_id).await.unwrap());
+    let range = RedeliveryRange {
+        endpoint_id: failing_id,
+        since: DateTime::UNIX_EPOCH,
+        until: SystemClock::machine_now() + TimeDelta::days(10),
+        statuses: Statuses::ALL,
+    };
+    let matched = test.store.count_range(&range).await.unwrap();
+    assert_eq!(matched, i64::try_from(sessions.len()).unwrap());
+    let now = SystemClock::machine_now();
+    let job = Redelivery::new(fresh_id(), range, None, matched, now);
+    test.store.add_redelivery(&job).await.unwrap();
+    until("everything has arrived", async || {
+        all_are(&test, &sessions, &[DeliveryState::Delivered]).await
+    })
+    .await;
+    let job = async || test.store.redelivery(job.redelivery_id).await.unwrap().unwrap();
+    until("the redelivery is done", async || job().await.state == RedeliveryState::Done).await;
+    assert_eq!(job().await.redelivered, matched);
+    inside.stop().await;
+    let all_ids = ids_of(&failing);
+    assert!(first_ids.is_subset(&all_ids), "the same ids");
+    assert_eq!(all_ids.len(), sessions.len(), "and the one that was born cancelled");
+}
+
+fn ids_of(receiver: &Receiver) -> HashSet<String> {
+    receiver.told().into_iter().map(|told| told.id).collect()
+}
+
+/// An endpoint of the calls' owner at the receiver.
+async fn subscribe_owner(test: &TestStore, receiver: &Receiver, types: &[EventType]) -> Uuid {
+    let endpoint =
+        Endpoint { owner: Some(7), event_types: types.to_vec(), ..subscription(receiver) };
+    test.store.add_endpoint(&endpoint).await.unwrap();
+    endpoint.endpoint_id
+}
+
+async fn all_are(test: &TestStore, sessions: &[Uuid], states: &[DeliveryState]) -> bool {
+    for session_id in sessions {
+        let deliveries = test.store.deliveries_of(*session_id).await.unwrap();
+        if !deliveries.iter().all(|delivery| states.contains(&delivery.state)) {
+            return false;
+        }
+    }
+    true
+}
+
+async fn a_secret_is_rotated_beside_the_running_service_without_losing_a_webhook(test: TestStore) {
+    let receiver = Receiver::start().await;
+    let site = Site::embedded(test).await;
+    let id = site.subscribe(&receiver).await.to_string();
+    let process = site.start().await;
+    let tell = async |expected: usize| {
+        let event = ended(fresh_id()).to_string().into();
+        assert_eq!(process.caller().send_event(event).await.0, StatusCode::OK);
+        until("it is told", async || receiver.all_told().len() == expected).await;
+    };
+    tell(1).await;
+    let rotated = site.run(&["endpoints", "rotate-secret", &id, "--overlap", "1h", "--json"]);
+    assert!(rotated.status.success(), "{rotated:?}");
+    // What is handed over within the first second may still be signed with the old one alone.
+    let signatures = async |wanted: usize| {
+        let mut count = receiver.all_told().len();
+        until("the change is seen", async || {
+            count += 1;
+            tell(count).await;
+            receiver.all_told().last().unwrap().signatures == wanted
+        })
+        .await;
+    };
+    signatures(2).await;
+    assert_eq!(receiver.told().len(), receiver.all_told().len(), "the old secret verifies all");
+    let rotated = site.run(&["endpoints", "rotate-secret", &id, "--overlap", "0s", "--json"]);
+    let secret: Value = serde_json::from_slice(&rotated.stdout).unwrap();
+    let secret = secret["data"]["secret"].as_str().unwrap();
+    signatures(1).await;
+    let last = receiver.all_told().pop().unwrap();
+    assert!(last.is_signed_with(secret) && !last.is_signed_with(SECRET));
+    process.stop().await;
+}
+
+async fn a_redelivery_goes_on_after_its_process_was_killed(test: TestStore) {
+    let receiver = Receiver::start().await;
+    let off = Endpoint { disabled: Some((noon(), "gone".to_owned())), ..subscription(&receiver) };
+    test.store.add_endpoint(&off).await.unwrap();
+    let sessions: Vec<Uuid> = (0..600).map(|_| fresh_id()).collect();
+    let events: Vec<Value> = sessions.iter().copied().map(ended).collect();
+    for batch in events.chunks(200) {
+        test.take(batch).await;
+    }
+    let site = Site::embedded(test).await;
+    let id = off.endpoint_id.to_string();
+    let process = site.start().await;
+    assert!(site.run(&["endpoints", "enable", &id]).status.success());
+    let order = ["deliveries", "redeliver", "--endpoint", &id, "--per-second", "150", "--detach"];
+    assert!(site.run(&order).status.success());
+    until("some have arrived", async || receiver.told().len() >= 150).await;
+    process.kill();
+    let before = receiver.told().len();
+    assert!(before < 600, "it was killed in the middle");
+    let process = site.start().await;
+    until("all have arrived", async || ids_of(&receiver).len() == 600).await;
+    let jobs = async || site.test.store.redeliveries(None).await.unwrap().remove(0);
+    until("it is done", async || jobs().await.state == RedeliveryState::Done).await;
+    assert_eq!(jobs().await.redelivered, 600);
+    until("all is recorded", async || {
+        all_are(&site.test, &sessions, &[DeliveryState::Delivered]).await
+    })
+    .await;
+    process.stop().await;
+    let again = receiver.told().len() - 600;
+    assert!(again <= 64, "{again} came again: more than were in flight");
 }

@@ -95,19 +95,23 @@ impl Inside {
         assert!(matches!(taken[..], [Disposition::Done { .. }]), "{taken:?}");
     }
 
-    /// Moves the clock to a moment when the delivery is due. A process that hears of the new
-    /// time has been dead for long, so it takes a new id first: what falls due in between would
-    /// go out under the old one, and might go out again.
+    /// Moves the clock to a moment when the delivery is due.
     pub(crate) async fn until_due(&self, delivery: &Delivery) {
         let due = delivery.next_attempt_at.unwrap() - self.clock.now();
         let just_before = due - TimeDelta::seconds(2);
         if just_before > TimeDelta::zero() {
-            self.clock.advance(just_before);
-            let old = self.process().unwrap();
-            self.desk.disown(old);
-            until("it has a new id", async || self.process().is_some_and(|id| id != old)).await;
+            self.leap(just_before).await;
         }
         self.clock.advance(TimeDelta::seconds(3));
+    }
+
+    /// Moves the clock. A process that hears of the new time has been dead for long, so it takes a
+    /// new id: what falls due meanwhile would go out under the old one, and might go out again.
+    pub(crate) async fn leap(&self, by: TimeDelta) {
+        self.clock.advance(by);
+        let old = self.process().unwrap();
+        self.desk.disown(old);
+        until("it has a new id", async || self.process().is_some_and(|id| id != old)).await;
     }
 
     /// The only delivery of a session, once so many attempts are recorded.

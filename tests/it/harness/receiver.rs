@@ -24,6 +24,9 @@ pub(crate) struct Told {
     pub(crate) id: String,
     /// `webhook-timestamp`.
     pub(crate) timestamp: i64,
+    /// How many signatures came with it.
+    pub(crate) signatures: usize,
+    headers: HeaderMap,
     pub(crate) body: Bytes,
     /// How many with the same id came before.
     pub(crate) copies_before: usize,
@@ -34,6 +37,11 @@ pub(crate) struct Told {
 impl Told {
     pub(crate) fn json(&self) -> Value {
         serde_json::from_slice(&self.body).unwrap()
+    }
+
+    /// Whether one of its signatures was made with this secret.
+    pub(crate) fn is_signed_with(&self, secret: &str) -> bool {
+        Webhook::new(secret).unwrap().verify(&self.body, &self.headers).is_ok()
     }
 
     pub(crate) fn event_type(&self) -> String {
@@ -97,6 +105,11 @@ impl Receiver {
     /// All webhooks so far, in the order in which they came; every one was verified.
     pub(crate) fn told(&self) -> Vec<Told> {
         assert_eq!(*self.shared.unverified.lock().unwrap(), [""; 0]);
+        self.all_told()
+    }
+
+    /// All webhooks so far, whether they could be verified or not.
+    pub(crate) fn all_told(&self) -> Vec<Told> {
         self.shared.told.lock().unwrap().clone()
     }
 }
@@ -106,13 +119,15 @@ async fn take(
     headers: HeaderMap,
     body: Bytes,
 ) -> (StatusCode, &'static str) {
-    let header = |name: &str| headers[name].to_str().unwrap().to_owned();
     if let Err(error) = verify(&headers, &body) {
         shared.unverified.lock().unwrap().push(error.to_string());
     }
+    let header = |name: &str| headers[name].to_str().unwrap().to_owned();
     let mut told = Told {
         id: header("webhook-id"),
         timestamp: header("webhook-timestamp").parse().unwrap(),
+        signatures: header("webhook-signature").split(' ').count(),
+        headers,
         body,
         copies_before: 0,
         read: None,
@@ -148,6 +163,6 @@ fn verify(headers: &HeaderMap, body: &[u8]) -> Result<(), WebhookError> {
     let header = |name: &str| headers[name].to_str().unwrap();
     let timestamp = header("webhook-timestamp").parse().unwrap();
     let expected = webhook.sign(header("webhook-id"), timestamp, body)?;
-    let is_signed = header("webhook-signature") == expected;
+    let is_signed = header("webhook-signature").split(' ').any(|one| one == expected);
     is_signed.then_some(()).ok_or(WebhookError::InvalidSignature)
 }
