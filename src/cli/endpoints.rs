@@ -249,7 +249,7 @@ fn show_secret(
 ) -> Result<(), Stop> {
     let secret = secret.reveal();
     if output.json {
-        let mut shown = endpoint_data(endpoint, None, keyring, SystemClock::default().now());
+        let mut shown = endpoint_data(endpoint, None, Some(keyring), SystemClock::default().now());
         shown["secret"] = json!(secret);
         return output::data(&shown);
     }
@@ -262,10 +262,10 @@ impl ListEndpoints {
     async fn perform(self) -> Result<(), Stop> {
         let store = open::store_to_read(&self.store).await?;
         let endpoints = store.endpoints(self.owner).await?;
-        let keyring = open::keyring(&self.secrets, &self.store)?;
+        let keyring = open::known_keyring(&self.secrets, &self.store)?;
         let (health, now) = (health(&store).await?, SystemClock::default().now());
         let shown = |endpoint: &Endpoint| {
-            endpoint_data(endpoint, health.get(&endpoint.endpoint_id), &keyring, now)
+            endpoint_data(endpoint, health.get(&endpoint.endpoint_id), keyring.as_ref(), now)
         };
         let endpoints: Vec<Value> = endpoints.iter().map(shown).collect();
         self.output.list(
@@ -312,10 +312,10 @@ impl NamedEndpoint {
 
     async fn print(&self, store: &SharedStore) -> Result<(), Stop> {
         let endpoint = endpoint(store, self.endpoint_id).await?;
-        let keyring = open::keyring(&self.secrets, &self.store)?;
+        let keyring = open::known_keyring(&self.secrets, &self.store)?;
         let (health, now) = (health(store).await?, SystemClock::default().now());
         let health = health.get(&self.endpoint_id);
-        let shown = endpoint_data(&endpoint, health, &keyring, now);
+        let shown = endpoint_data(&endpoint, health, keyring.as_ref(), now);
         if self.output.json { output::data(&shown) } else { output::members(&shown) }
     }
 

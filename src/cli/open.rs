@@ -45,6 +45,19 @@ pub(super) fn keyring(settings: &SecretSettings, store: &StoreSettings) -> Resul
     }
 }
 
+/// The installation's key, for a command that can do without: nothing is made, and with Postgres
+/// it need not be given.
+pub(super) fn known_keyring(
+    settings: &SecretSettings,
+    store: &StoreSettings,
+) -> Result<Option<Keyring>, Stop> {
+    let is_known = settings.source(store).is_ok_and(|source| match source {
+        KeySource::Made(path) => path.exists(),
+        KeySource::Text(_) | KeySource::File(_) => true,
+    });
+    if is_known { keyring(settings, store).map(Some) } else { Ok(None) }
+}
+
 /// The price book.
 pub(super) fn prices(settings: &PriceSettings) -> Result<PriceBook, Stop> {
     let Some(path) = settings.file() else { return Ok(PriceBook::builtin()) };

@@ -232,6 +232,15 @@ fn commands_that_only_read_make_no_database_and_say_where_they_looked() {
         &["failures", "show", SESSION],
         &["endpoints", "list"],
         &["endpoints", "show", SESSION],
+        &["endpoints", "edit", SESSION, "--payload", "full"],
+        &["endpoints", "rotate-secret", SESSION],
+        &["endpoints", "enable", SESSION],
+        &["endpoints", "disable", SESSION],
+        &["endpoints", "delete", SESSION],
+        &["deliveries", "list"],
+        &["deliveries", "show", SESSION],
+        &["deliveries", "redeliver", SESSION],
+        &["deliveries", "redeliveries"],
         &["endpoints", "ping", SESSION],
         &["keys", "list"],
     ] {
@@ -294,6 +303,106 @@ fn an_endpoint_is_added_and_its_secret_is_shown_once() {
     let key = desk.path().join("finalizer-data/secret.key");
     let mode = std::os::unix::fs::PermissionsExt::mode(&key.metadata().unwrap().permissions());
     assert_eq!(mode & 0o777, 0o600);
+}
+
+#[test]
+fn an_endpoint_is_changed_disabled_given_another_secret_and_deleted() {
+    let desk = Desk::new();
+    let url = "https://example.com/hooks";
+    let add = ["endpoints", "add", url, "--owner", "7", "--tenant", "acme", "--timeout", "20"];
+    let own = ["--header", "X-Env: prod", "--rate-limit", "60", "--json"];
+    let added = desk.run(&[&add[..], &own].concat()).ended(0).data();
+    assert_eq!(
+        (&added["header_names"], &added["timeout_seconds"]),
+        (&json!(["x-env"]), &json!(20))
+    );
+    let id = added["id"].as_str().unwrap();
+    let on = |command: &str, arguments: &[&str]| {
+        desk.run(&[&["endpoints", command, id, "--json"], arguments].concat())
+    };
+    let edit =
+        ["--url", "https://example.com/new", "--payload", "full", "--clear", "tenant,headers"];
+    let edited = on("edit", &edit).ended(0).data();
+    assert_eq!(
+        (&edited["url"], &edited["payload"]),
+        (&json!("https://example.com/new"), &json!("full"))
+    );
+    assert_eq!((&edited["tenant_id"], &edited["header_names"]), (&json!(null), &json!([])));
+    assert_eq!(edited["rate_limit_per_minute"], json!(60), "what is not named stays");
+    assert_eq!(on("edit", &["--url", "http://10.0.0.1/"]).ended(2).out, "");
+
+    let rotated = on("rotate-secret", &[]).ended(0).data();
+    assert_ne!(rotated["secret"], added["secret"]);
+    assert_eq!(rotated["old_secrets_end_at"].as_array().unwrap().len(), 1);
+    let secret = rotated["secret"].as_str().unwrap();
+    on("rotate-secret", &["--secret", secret]).ended(2);
+    on("rotate-secret", &["--overlap", "8d"]).ended(2);
+    let rotated = on("rotate-secret", &["--overlap", "0s"]).ended(0).data();
+    assert_eq!(rotated["old_secrets_end_at"], json!([]));
+
+    assert_eq!(on("disable", &[]).ended(0).data()["disabled_reason"], json!("by_hand"));
+    let list = desk.run(&["endpoints", "list"]).ended(0);
+    assert!(list.out.contains("disabled: by_hand"), "{}", list.out);
+    assert_eq!(on("enable", &[]).ended(0).data()["disabled_reason"], json!(null));
+    on("delete", &[]).ended(0);
+    on("delete", &[]).ended(1);
+    on("show", &[]).ended(1);
+}
+
+#[test]
+fn what_became_of_webhooks_is_shown_and_sent_again() {
+    let desk = Desk::new();
+    let add = ["endpoints", "add", "https://example.com/", "--owner", "7", "--json"];
+    let first = desk.run(&add).ended(0).data();
+    let first = first["id"].as_str().unwrap();
+    desk.run(&["endpoints", "disable", first]).ended(0);
+    desk.write("call.json", CALL);
+    desk.run(&["ingest", "call.json"]).ended(0);
+    let list = ["deliveries", "list", "--json"];
+    let listed = |arguments: &[&str]| {
+        let run = desk.run(&[&list[..], arguments].concat()).ended(0);
+        run.data().as_array().unwrap().clone()
+    };
+    let all = listed(&[]);
+    assert_eq!(
+        (&all[0]["status"], &all[0]["cause"]),
+        (&json!("cancelled"), &json!("endpoint_disabled"))
+    );
+    let id = all[0]["id"].as_str().unwrap();
+    assert_eq!(listed(&["--session", SESSION]), all);
+    assert_eq!(listed(&["--message", all[0]["message_id"].as_str().unwrap()]), all);
+    assert_eq!(listed(&["--endpoint", first, "--status", "cancelled"]), all);
+    assert!(listed(&["--status", "delivered"]).is_empty());
+    let table = desk.run(&["deliveries", "list"]).ended(0);
+    assert!(table.out.contains("cancelled: endpoint_disabled"), "{}", table.out);
+    let shown = desk.run(&["deliveries", "show", id, "--json"]).ended(0).data();
+    assert_eq!(shown["attempts"], json!([]));
+    assert_eq!(shown["body"]["type"], json!("session.finalized"), "what would have been sent");
+    desk.run(&["deliveries", "show", id]).ended(0);
+
+    let again = ["deliveries", "redeliver", id];
+    assert!(desk.run(&again).ended(1).err.contains("disabled"));
+    let range = ["deliveries", "redeliver", "--endpoint", first, "--json"];
+    let counted = desk.run(&[&range[..], &["--dry-run"]].concat()).ended(0).data();
+    assert_eq!(counted, json!({"dry_run": true, "matched": 1}));
+    desk.run(&range).ended(2);
+    desk.run(&["endpoints", "enable", first]).ended(0);
+    let job = desk.run(&range).ended(0).data();
+    assert_eq!((&job["status"], &job["redelivered"]), (&json!("done"), &json!(1)));
+    assert_eq!(listed(&["--status", "pending"]).len(), 1);
+    assert!(desk.run(&again).ended(0).out.contains("1 deliveries are on their way again"));
+    let jobs = desk.run(&["deliveries", "redeliveries"]).ended(0);
+    assert!(jobs.out.contains("done"), "{}", jobs.out);
+
+    // An endpoint that came later, and now hears of what it missed.
+    let late = desk.run(&add).ended(0).data();
+    let late = late["id"].as_str().unwrap();
+    let missing = ["deliveries", "redeliver", "--endpoint", late, "--status", "missing", "--json"];
+    assert_eq!(desk.run(&missing).ended(0).data()["redelivered"], json!(1));
+    assert_eq!(listed(&["--endpoint", late]).len(), 1);
+    desk.run(&["deliveries", "show", NOBODY]).ended(1);
+    desk.run(&["deliveries", "redeliver", NOBODY]).ended(1);
+    desk.run(&["deliveries", "redeliver", "--endpoint", NOBODY]).ended(1);
 }
 
 #[test]
@@ -364,6 +473,19 @@ fn wrong_usage_ends_with_two_and_one_sentence() {
         (vec!["sessions", "show", "sess_a1b2c3"], "sess_a1b2c3"),
         (vec!["endpoints", "add", "https://example.com/", "--owner", "me"], "`all`"),
         (vec!["endpoints", "add"], "--owner <ID|all>"),
+        (
+            vec!["endpoints", "add", "https://a.example/", "--owner", "7", "--timeout", "31"],
+            "1 to 30",
+        ),
+        (
+            vec!["endpoints", "add", "https://a.example/", "--owner", "7", "--header", "Host: x"],
+            "host",
+        ),
+        (vec!["endpoints", "add", "https://a.example/", "--owner", "7", "--secret", "x"], "whsec_"),
+        (vec!["endpoints", "edit", NOBODY, "--clear", "url"], "rate-limit"),
+        (vec!["deliveries", "list", "--status", "lost"], "pending, delivered, exhausted"),
+        (vec!["deliveries", "redeliver"], "DELIVERY"),
+        (vec!["deliveries", "redeliver", "--endpoint", NOBODY, "--since", "now"], "2026-05-28T"),
         (vec!["run", "--colour", "red"], "--colour"),
         (vec!["run", "--prefetch", "0"], "--prefetch"),
         (vec!["run", "--roles", "consume,cook"], "consume, deliver, api"),

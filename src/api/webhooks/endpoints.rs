@@ -41,7 +41,7 @@ pub(super) async fn list(
     let endpoints = state.store.endpoints(owner).await?;
     let (health, now) = (health(&state).await?, state.clock.now());
     let shown = endpoints.iter().map(|endpoint| {
-        endpoint_data(endpoint, health.get(&endpoint.endpoint_id), &state.keyring, now)
+        endpoint_data(endpoint, health.get(&endpoint.endpoint_id), Some(&state.keyring), now)
     });
     Ok(Reply { message: "The endpoints.".into(), data: shown.collect() })
 }
@@ -298,6 +298,6 @@ async fn shown(
 ) -> Result<Reply<Value>, ApiError> {
     let (health, now) = (health(state).await?, state.clock.now());
     let health = health.get(&endpoint.endpoint_id);
-    let data = endpoint_data(endpoint, health, &state.keyring, now);
+    let data = endpoint_data(endpoint, health, Some(&state.keyring), now);
     Ok(Reply { message: message.into(), data })
 }

@@ -11,17 +11,19 @@ use crate::secrets::Keyring;
 use crate::store::{Attempt, Delivery, DeliveryStory, Endpoint, EndpointHealth, Redelivery};
 use crate::webhook::Failing;
 
-/// An endpoint. Of its secrets only until when old ones sign along, of its headers the names.
+/// An endpoint. Of its secrets only until when old ones sign along, of its headers the names; null
+/// when they cannot be opened.
 pub fn endpoint_data(
     endpoint: &Endpoint,
     health: Option<&EndpointHealth>,
-    keyring: &Keyring,
+    keyring: Option<&Keyring>,
     now: DateTime<Utc>,
 ) -> Value {
     let disabled = endpoint.disabled.as_ref();
-    let secrets = open_secrets(keyring, &endpoint.sealed_secret).ok();
+    let secrets = keyring.and_then(|key| open_secrets(key, &endpoint.sealed_secret).ok());
     let old_secrets: Option<Vec<_>> = secrets.map(|secrets| secrets.ends(now).collect());
-    let headers = open_headers(keyring, endpoint.sealed_headers.as_deref()).ok();
+    let sealed_headers = endpoint.sealed_headers.as_deref();
+    let headers = keyring.and_then(|key| open_headers(key, sealed_headers).ok());
     let names = headers.map(|own| own.names().map(str::to_owned).collect::<Vec<_>>());
     let failing = health.and_then(|health| health.failing);
     let paused_until = health.and_then(|health| health.paused_until);
