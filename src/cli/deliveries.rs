@@ -226,7 +226,7 @@ impl RedeliverCommand {
         if self.output.json {
             output::data(&again)?;
         } else {
-            output::line(format!("{} deliveries are on their way again.", again.len()))?;
+            output::line(format!("On their way again: {}", again.len()))?;
         }
         if again.len() < self.deliveries.len() { Err(Stop::SomeFailed) } else { Ok(()) }
     }

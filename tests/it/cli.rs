@@ -390,7 +390,7 @@ fn what_became_of_webhooks_is_shown_and_sent_again() {
     let job = desk.run(&range).ended(0).data();
     assert_eq!((&job["status"], &job["redelivered"]), (&json!("done"), &json!(1)));
     assert_eq!(listed(&["--status", "pending"]).len(), 1);
-    assert!(desk.run(&again).ended(0).out.contains("1 deliveries are on their way again"));
+    assert!(desk.run(&again).ended(0).out.contains("On their way again: 1"));
     let jobs = desk.run(&["deliveries", "redeliveries"]).ended(0);
     assert!(jobs.out.contains("done"), "{}", jobs.out);
 
