@@ -9,10 +9,12 @@ from lab import ROOT, Failed, Finalizer, clean_environment, get_text, wait_for
 WARM_UP_SECONDS = 2
 BACKLOG_ENDPOINTS = 20
 SLOW_START_SECONDS = 30
+NEVER = 1_000_000_000
 ONE_EVENT = ROOT / "tests" / "fixtures" / "events" / "call_livekit_1_8_9.json"
 
 # Copies the one session that is there, with its message, which every endpoint is owed. They became
-# due one after the other in the last hour. Ids are ordered by time where ours are.
+# due one after the other in the last hour; every so many has failed before. Ids are ordered by time
+# where ours are.
 FILL = """
 CREATE FUNCTION pg_temp.id_at(at TIMESTAMPTZ) RETURNS UUID LANGUAGE SQL AS $$
     SELECT (lpad(to_hex((extract(epoch FROM at) * 1000)::bigint), 12, '0')
@@ -25,7 +27,8 @@ CREATE TEMPORARY TABLE copies AS
 
 INSERT INTO deliveries SELECT copy.* FROM copies, deliveries AS one, jsonb_populate_record(one,
     jsonb_build_object('delivery_id', pg_temp.id_at(at), 'message_id', copies.message_id,
-        'next_attempt_at', at, 'created_at', at)) AS copy;
+        'next_attempt_at', at, 'created_at', at, 'is_retry', number % {nth_retry} = 0,
+        'attempts', (number % {nth_retry} = 0)::int)) AS copy;
 INSERT INTO messages SELECT copy.* FROM copies, messages AS one, jsonb_populate_record(one,
     jsonb_build_object('message_id', copies.message_id, 'session_id', copies.session_id, 'created_at', at)) AS copy;
 INSERT INTO sessions SELECT copy.* FROM copies, sessions AS one, jsonb_populate_record(one,
@@ -135,13 +138,13 @@ class Delivery:
         database.drop()
         return rate, peak_mib
 
-    def fill(self, database, deliveries, urls):
-        """A database with so many due deliveries, each endpoint having the same number of them."""
+    def fill(self, database, deliveries, urls, nth_retry=NEVER):
+        """Makes so many due deliveries, each endpoint having the same number of them."""
         finalizer = self.new_finalizer(database)
         for url in urls:
             finalizer.ask("endpoints", "add", url, "--owner", "all")
         finalizer.command("ingest", ONE_EVENT)
-        database.rows(FILL.format(messages=deliveries // len(urls)))
+        database.rows(FILL.format(messages=deliveries // len(urls), nth_retry=nth_retry))
         found = database.number("SELECT count(*) FROM deliveries WHERE state = 'pending'")
         if found != deliveries:
             raise Failed(f"{found} deliveries were made, not {deliveries}: give a multiple of {len(urls)}")
@@ -151,7 +154,8 @@ class Delivery:
 
     def database_to_claim_from(self, deliveries):
         database = self.lab.new_database(self.next_name("claim"))
-        self.fill(database, deliveries, [f"http://127.0.0.1:9/{number}" for number in range(BACKLOG_ENDPOINTS)])
+        urls = [f"http://127.0.0.1:9/{number}" for number in range(BACKLOG_ENDPOINTS)]
+        self.fill(database, deliveries, urls, nth_retry=2)
         return database
 
     def claim(self, database, count):
@@ -163,18 +167,18 @@ class Delivery:
         return {call: (float(ms), float(ms_each)) for call, ms, ms_each in lines}
 
     def plan_of_claim(self, database, count):
-        """The plan of the last claim that takes something, as Postgres executed it."""
+        """The plan of the largest claim, as Postgres executed it."""
         database.rows(EXPLAIN.format(name=database.name))
         log = self.lab.services / "postgres" / "log"
         before = log.stat().st_size
         self.claim(database, count)
         with open(log) as lines:
             lines.seek(before)
-            plans = re.split(r"^\d{4}-\d\d-\d\d .*LOG: .* plan:\n", lines.read(), flags=re.MULTILINE)
-        claims = [plan for plan in plans if "SKIP LOCKED" in plan and "is_retry = $4" in plan and "rows=0 loops=1)" not in plan.split("actual")[1]]
+            plans = re.split(r"^.* LOG: .* plan:$", lines.read(), flags=re.MULTILINE)
+        claims = [plan for plan in plans if "FOR UPDATE SKIP LOCKED" in plan]
         if not claims:
             raise Failed(f"no plan of a claim is in {log}")
-        return claims[-1]
+        return max(claims, key=lambda plan: int(re.search(r"actual .*? rows=(\d+)", plan)[1]))
 
 
 def report_fairness(lab, programs, options):
@@ -236,19 +240,20 @@ def report_claim(lab, programs, options):
             calls[size].append(bench.claim(database, count))
             ms = calls[size][-1]["claim"][1]
             print(f"  {size:,} due: claim {ms:.3f} ms/delivery", flush=True)
-    print(f"\nmin / median / max of {options.rounds}, claims of 64 each of 16 endpoints of {BACKLOG_ENDPOINTS}")
-    print(f"  {'':<16}" + "".join(f"{f'{size:,} due: ms/delivery':>32}{'ms/call':>26}" for size in sizes))
-    for call in calls[sizes[0]][0]:
-        columns = ""
-        for size in sizes:
-            columns += f"{spread([run[call][1] for run in calls[size]], '.3f'):>32}"
-            columns += f"{spread([run[call][0] for run in calls[size]], '.2f'):>26}"
-        print(f"  {call:<16}{columns}")
+    print(
+        f"\nmin / median / max of {options.rounds}; a claim takes 64 of each of 16 endpoints of {BACKLOG_ENDPOINTS},"
+        f" {options.count:,} in all; half of what is due are retries"
+    )
+    print(f"  {'due':>10}  {'call':<14}{'ms per call':>26}{'ms per delivery':>26}")
+    for size, runs in calls.items():
+        for call in runs[0]:
+            columns = [spread([run[call][which] for run in runs], form) for which, form in ((0, ".2f"), (1, ".4f"))]
+            print(f"  {size:>10,}  {call:<14}" + "".join(f"{column:>26}" for column in columns))
     plan = bench.plan_of_claim(database, 16 * 64)
     print(f"\nthe plan of a claim with {options.deliveries:,} due")
     for line in plan.splitlines():
-        if "->" in line or "Scan" in line or "Buffers" in line:
-            print(f"  {line.strip()}" if "Buffers" in line else line.expandtabs(2))
+        if re.search(r"\(actual|Buffers|Index Cond|Sort Method", line):
+            print(line.expandtabs(2))
     print(f"  sequential scans: {plan.count('Seq Scan')}")
 
 
