@@ -1,8 +1,14 @@
 //! Fills the queue for a measurement: `load AMQP_URL COUNT` publishes so many events, each
 //! confirmed, and prints how large one is.
 //!
+//! `load AMQP_URL COUNT PER_SECOND` publishes them at a fixed pace, whatever becomes of them, and
+//! prints of each the session's id and when it was due, in microseconds: who is late, the broker
+//! or this program, does not make the next ones later.
+//!
 //! An event is a real call's report with the turns of several real calls, 40 of them: about 8 KB.
 #![expect(clippy::print_stdout, reason = "it tells the script that started it")]
+
+use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use bytes::Bytes;
@@ -11,6 +17,7 @@ use finalizer::clock::{SystemClock, new_id};
 use finalizer::intake::RawEvent;
 use finalizer::intake::amqp::{AmqpSettings, Publisher};
 use serde_json::{Value, json};
+use tokio::time::{Instant, sleep_until};
 
 /// Real calls; the first is the one whose report is sent.
 const CALLS: [&str; 4] = [
@@ -25,24 +32,54 @@ const PACE_SECONDS: f64 = 4.5;
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
+    const USAGE: &str = "usage: load AMQP_URL COUNT [PER_SECOND]";
     let mut arguments = std::env::args().skip(1);
-    let url = arguments.next().context("usage: load AMQP_URL COUNT")?;
-    let count: u32 = arguments.next().context("usage: load AMQP_URL COUNT")?.parse()?;
+    let url = arguments.next().context(USAGE)?;
+    let count: u32 = arguments.next().context(USAGE)?.parse()?;
+    let rate: Option<f64> = arguments.next().map(|rate| rate.parse()).transpose()?;
     let settings = AmqpSettings { url, prefetch: 1, is_declaring: true };
     let mut publisher = Publisher::connect(&settings).await?;
     let mut event = long_call()?;
     let mut bytes = 0;
+    let pace = rate.map(Pace::start);
     for number in 1..=count {
         rename(&mut event, number);
-        let event = RawEvent { bytes: Bytes::from(event.to_string()), source: "load".into() };
-        bytes += event.bytes.len();
+        let text = event.to_string();
+        bytes += text.len();
+        if let Some(pace) = &pace {
+            pace.wait_for(number, &event).await;
+        }
+        let event = RawEvent { bytes: Bytes::from(text), source: "load".into() };
         let refused = publisher.publish(event).await?;
         ensure!(refused.is_empty(), "the broker did not take {refused:?}");
     }
     let refused = publisher.finish().await?;
     ensure!(refused.is_empty(), "the broker did not take {refused:?}");
-    println!("{}", bytes / usize::try_from(count.max(1))?);
+    if pace.is_none() {
+        println!("{}", bytes / usize::try_from(count.max(1))?);
+    }
     Ok(())
+}
+
+/// So many events a second from now on.
+struct Pace {
+    per_second: f64,
+    start: Instant,
+    start_us: i64,
+}
+
+impl Pace {
+    fn start(per_second: f64) -> Self {
+        let start_us = SystemClock::machine_now().timestamp_micros();
+        Self { per_second, start: Instant::now(), start_us }
+    }
+
+    async fn wait_for(&self, number: u32, event: &Value) {
+        let due = Duration::from_secs_f64(f64::from(number) / self.per_second);
+        let due_us = self.start_us + i64::try_from(due.as_micros()).unwrap_or(i64::MAX);
+        println!("{} {due_us}", event["session_id"].as_str().unwrap_or_default());
+        sleep_until(self.start + due).await;
+    }
 }
 
 /// The first call with the turns of all, again and again, a few seconds apart.

@@ -244,14 +244,24 @@ def free_port():
         return probe.getsockname()[1]
 
 
+def get(url):
+    """The response, of a server on this machine."""
+    return urllib.request.build_opener(urllib.request.ProxyHandler({})).open(url, timeout=5)
+
+
 def get_status(url):
     try:
-        with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(url, timeout=5) as response:
+        with get(url) as response:
             return response.status
     except urllib.error.HTTPError as error:
         return error.code
     except OSError:
         return 0
+
+
+def get_text(url):
+    with get(url) as response:
+        return response.read().decode()
 
 
 def wait_for(condition, seconds, what, every=0.1):

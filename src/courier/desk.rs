@@ -42,6 +42,8 @@ pub struct Desk {
     pub(super) disowned: Notify,
     /// An endpoint has room again for what waits in the table.
     pub(super) room: Notify,
+    /// The same, for half of what may be in flight to it.
+    pub(super) much_room: Notify,
 }
 
 /// What may be claimed of endpoints that have something due.
@@ -82,6 +84,7 @@ impl Desk {
             changed: Notify::new(),
             disowned: Notify::new(),
             room: Notify::new(),
+            much_room: Notify::new(),
         };
         (desk, receiver)
     }
@@ -113,10 +116,18 @@ impl Desk {
     pub(super) fn free(&self, job: &Job) {
         let mut state = self.state();
         state.bytes = state.bytes.saturating_sub(job.owed.body.len());
-        state.release(job.owed.endpoint_id, job.is_claimed);
+        let claimed = state.release(job.owed.endpoint_id, job.is_claimed);
         drop(state);
         if job.is_claimed {
-            self.room.notify_one();
+            self.tell_room(claimed);
+        }
+    }
+
+    /// One of an endpoint's claimed deliveries is held no more; so many are left.
+    fn tell_room(&self, claimed: usize) {
+        self.room.notify_one();
+        if claimed == PER_ENDPOINT / 2 {
+            self.much_room.notify_one();
         }
     }
 
@@ -211,15 +222,17 @@ impl State {
         if self.bytes < HELD_BYTES { HELD_IN_ALL.saturating_sub(self.total) } else { 0 }
     }
 
-    fn release(&mut self, endpoint_id: Uuid, is_claimed: bool) {
+    /// How many claimed deliveries of the endpoint are left.
+    fn release(&mut self, endpoint_id: Uuid, is_claimed: bool) -> usize {
         self.total = self.total.saturating_sub(1);
-        if let Some(held) = self.held.get_mut(&endpoint_id) {
-            let count = if is_claimed { &mut held.claimed } else { &mut held.handed };
-            *count = count.saturating_sub(1);
-            if held.claimed + held.handed == 0 {
-                self.held.remove(&endpoint_id);
-            }
+        let Some(held) = self.held.get_mut(&endpoint_id) else { return 0 };
+        let count = if is_claimed { &mut held.claimed } else { &mut held.handed };
+        *count = count.saturating_sub(1);
+        let left = *held;
+        if left.claimed + left.handed == 0 {
+            self.held.remove(&endpoint_id);
         }
+        left.claimed
     }
 }
 
@@ -259,6 +272,8 @@ impl HandOff for Desk {
 
 #[cfg(test)]
 mod tests {
+    use futures_util::FutureExt as _;
+
     use super::*;
     use crate::clock::SystemClock;
 
@@ -353,6 +368,21 @@ mod tests {
         assert!(desk.slots(&[due(8)]).is_any_full);
         arrivals.try_recv().unwrap().iter().for_each(|job| desk.free(job));
         assert!(desk.reserve(endpoint(8)).is_some());
+    }
+
+    #[test]
+    fn half_of_an_endpoints_places_free_again_is_much_room() {
+        let desk = desk();
+        desk.state().held.insert(endpoint(7), Held { handed: 0, claimed: PER_ENDPOINT });
+        let free_one = || {
+            let claimed = desk.state().release(endpoint(7), true);
+            desk.tell_room(claimed);
+        };
+        (1..PER_ENDPOINT / 2).for_each(|_| free_one());
+        assert!(desk.room.notified().now_or_never().is_some());
+        assert!(desk.much_room.notified().now_or_never().is_none());
+        free_one();
+        assert!(desk.much_room.notified().now_or_never().is_some());
     }
 
     #[test]

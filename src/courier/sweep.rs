@@ -47,10 +47,14 @@ impl Sweeper {
     }
 
     async fn wait(&self, pause: Pause) {
-        sleep(BREATH).await;
+        let desk = &self.office.desk;
         match pause {
-            Pause::For(time) => sleep(time.saturating_sub(BREATH)).await,
-            Pause::UntilRoom => drop(timeout(SWEEP_EVERY, self.office.desk.room.notified()).await),
+            Pause::For(time) => sleep(time.max(BREATH)).await,
+            Pause::UntilRoom => {
+                // With much room it is worth its transaction now.
+                drop(timeout(BREATH, desk.much_room.notified()).await);
+                drop(timeout(SWEEP_EVERY, desk.room.notified()).await);
+            }
         }
     }
 
