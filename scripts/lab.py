@@ -301,3 +301,13 @@ def build(*arguments):
     output = subprocess.run(command, check=True, cwd=ROOT, stdout=subprocess.PIPE, text=True).stdout
     messages = map(json.loads, output.splitlines())
     return {message["target"]["name"]: message["executable"] for message in messages if message.get("executable")}
+
+
+def receiver_commands(*profile):
+    """How to start each example receiver, by its language."""
+    examples = ROOT / "examples" / "receivers"
+    return {
+        "python": [ROOT / "scripts" / "python", examples / "python" / "receiver.py"],
+        "node": [ROOT / "scripts" / "node", examples / "node" / "receiver.js"],
+        "rust": [build("--example", "receiver", *profile)["receiver"]],
+    }

@@ -14,6 +14,7 @@ import urllib.error
 import urllib.request
 import uuid
 from http import HTTPStatus
+from http.client import HTTPException
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from standardwebhooks import Webhook, WebhookVerificationError
@@ -47,7 +48,7 @@ class Receiver(ThreadingHTTPServer):
                 return response.status
         except urllib.error.HTTPError as error:
             return error.code
-        except OSError:
+        except (OSError, HTTPException, ValueError):
             return 0
 
     def handle_error(self, request, client_address):
