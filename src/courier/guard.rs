@@ -4,6 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use http::Uri;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use rustls::pki_types::DnsName;
 use url::{Host, Url};
 
 /// The longest URL of an endpoint, in bytes.
@@ -12,7 +13,10 @@ const MAX_URL_BYTES: usize = 2048;
 /// What the operator allows beyond public addresses over https.
 #[derive(Debug, Clone, Default)]
 pub struct Guard {
-    /// Addresses that may be reached although they are not public, and without TLS.
+    /// Addresses that may be reached although they are not public, and without TLS: exactly these.
+    /// An IPv6 address with an IPv4 address inside is not lifted by the latter, for NAT64 leads to
+    /// another network's `10.0.0.1` than ours. Only a mapped one (`::ffff:10.0.0.1`) is the IPv4
+    /// address itself, which is what the system connects to.
     pub allow: Vec<IpNet>,
     /// Every address may be reached without TLS.
     pub allow_http: bool,
@@ -24,6 +28,12 @@ pub enum GuardError {
     /// Longer than any honest address.
     #[error("the URL is longer than {MAX_URL_BYTES} bytes: shorten it")]
     TooLong,
+    /// Something that a URL consists of only in encoded form, and that libraries read differently.
+    #[error(
+        "the URL contains a space, a control character or a backslash: take it out, or write it \
+         in the form %20"
+    )]
+    Character,
     /// No URL at all.
     #[error("this is not a URL: write it as https://host/path")]
     NotAUrl,
@@ -39,6 +49,15 @@ pub enum GuardError {
     /// A user name or a password.
     #[error("take the user name and password out of the URL: the signature proves who is calling")]
     Userinfo,
+    /// No name server and no certificate could know this host.
+    #[error(
+        "the URL's host is not a name: it needs labels of at most 63 letters, digits and hyphens, \
+         253 bytes in all"
+    )]
+    Name,
+    /// A port that no server has.
+    #[error("port 0 cannot be called: write the port that your server listens on")]
+    Port,
     /// An address that is not public.
     #[error(
         "the URL does not lead to a public address: use a public one, or have the operator allow \
@@ -53,7 +72,15 @@ impl Guard {
         if text.len() > MAX_URL_BYTES {
             return Err(GuardError::TooLong);
         }
+        // The parser would drop some of them without a word, and read a backslash as a slash.
+        if text.contains(|c: char| c.is_control() || c.is_whitespace() || c == '\\') {
+            return Err(GuardError::Character);
+        }
         let url = Url::parse(text).map_err(|_| GuardError::NotAUrl)?;
+        // Encoded it may be longer; and the encoded one is what is kept, and checked again.
+        if url.as_str().len() > MAX_URL_BYTES {
+            return Err(GuardError::TooLong);
+        }
         let is_https = match url.scheme() {
             "https" => true,
             "http" => false,
@@ -62,7 +89,11 @@ impl Guard {
         if !url.username().is_empty() || url.password().is_some() {
             return Err(GuardError::Userinfo);
         }
+        if url.port() == Some(0) {
+            return Err(GuardError::Port);
+        }
         match url.host().ok_or(GuardError::NotAUrl)? {
+            Host::Domain(name) if DnsName::try_from(name).is_err() => return Err(GuardError::Name),
             Host::Ipv4(address) => self.check_address(address.into(), is_https)?,
             Host::Ipv6(address) => self.check_address(address.into(), is_https)?,
             // Whether the name leads to allowed addresses only is seen when it is resolved.
@@ -76,7 +107,8 @@ impl Guard {
 
     /// Whether a connection to this address may be made, with or without TLS.
     pub fn check_address(&self, address: IpAddr, is_https: bool) -> Result<(), GuardError> {
-        if self.is_allowed(address) {
+        let address = address.to_canonical();
+        if self.allow.iter().any(|net| net.contains(&address)) {
             return Ok(());
         }
         if !is_public(address) {
@@ -89,34 +121,24 @@ impl Guard {
     pub fn vet(&self, address: IpAddr) -> bool {
         self.check_address(address, true).is_ok()
     }
-
-    fn is_allowed(&self, address: IpAddr) -> bool {
-        let inside = embedded(address);
-        self.allow.iter().any(|net| {
-            net.contains(&address) || inside.is_some_and(|inside| net.contains(&IpAddr::V4(inside)))
-        })
-    }
 }
 
 fn is_public(address: IpAddr) -> bool {
-    if let Some(inside) = embedded(address) {
-        return is_public_v4(inside);
-    }
     match address {
         IpAddr::V4(address) => is_public_v4(address),
-        IpAddr::V6(address) => is_public_v6(address),
+        IpAddr::V6(address) => translated(address).map_or(is_public_v6(address), is_public_v4),
     }
 }
 
-/// The IPv4 address that a packet to this IPv6 address ends at: mapped (`::ffff:0:0/96`), or
-/// NAT64 (`64:ff9b::/96`), which is how networks without IPv4 reach public IPv4 hosts.
-fn embedded(address: IpAddr) -> Option<Ipv4Addr> {
-    let IpAddr::V6(address) = address else { return None };
-    let nat64 = match address.segments() {
-        [0x64, 0xff9b, 0, 0, 0, 0, high, low] => Some((u32::from(high) << 16) | u32::from(low)),
+/// The IPv4 address that NAT64 (`64:ff9b::/96`) sends a packet on to, which is how networks
+/// without IPv4 reach public IPv4 hosts.
+fn translated(address: Ipv6Addr) -> Option<Ipv4Addr> {
+    match address.segments() {
+        [0x64, 0xff9b, 0, 0, 0, 0, high, low] => {
+            Some(Ipv4Addr::from((u32::from(high) << 16) | u32::from(low)))
+        }
         _ => None,
-    };
-    address.to_ipv4_mapped().or(nat64.map(Ipv4Addr::from))
+    }
 }
 
 fn is_public_v4(address: Ipv4Addr) -> bool {
@@ -374,7 +396,8 @@ mod tests {
         #[test]
         fn no_ipv6_address_outside_global_unicast_passes(bits: u128) {
             let address = Ipv6Addr::from(bits);
-            prop_assume!(bits >> 125 != 1 && embedded(address.into()).is_none());
+            prop_assume!(bits >> 125 != 1 && translated(address).is_none());
+            prop_assume!(address.to_ipv4_mapped().is_none());
             prop_assert!(!Guard::default().vet(address.into()));
         }
 
