@@ -258,6 +258,9 @@ mod tests {
             "fc00::1",
             "fd00:ec2::254",
             "fd20:ce::254",
+            "::5efe:7f00:1",
+            "fe80::5efe:7f00:1",
+            "2001:0:101:101::80ff:fffe",
             "fe80::1",
             "fec0::1",
             "ff02::1",
@@ -324,6 +327,13 @@ mod tests {
             "[64:ff9b::127.0.0.1]",
             "169.254.169.254",
             "[fe80::1]",
+            "[::]",
+            "[2002:7f00:1::]",
+            "[::ffff:0:127.0.0.1]",
+            "0300.0250.1",
+            "0xa9fea9fe",
+            "169.254.43518",
+            "10.1",
             "0",
         ] {
             let url = format!("https://{host}/hook");
@@ -373,9 +383,140 @@ mod tests {
         let long = format!("https://example.com/{}", "a".repeat(2048));
         assert_eq!(check(&long), GuardError::TooLong);
         assert!(Guard::default().check_url(&long[..2048]).is_ok());
+        let long_when_encoded = format!("https://example.com/{}", "é".repeat(500));
+        assert_eq!(check(&long_when_encoded), GuardError::TooLong);
+        assert!(Guard::default().check_url(&long_when_encoded[..600]).is_ok());
+    }
+
+    #[test]
+    fn what_parsers_read_differently_is_refused() {
+        for text in [
+            " https://example.com/",
+            "https://example.com/ ",
+            "https://example.com/hook\n",
+            "https://exa\tmple.com/",
+            "https://example.com/a b",
+            "https://example.com/\r\nx-forged: yes",
+            "https://example.com\r\nx-forged: yes/",
+            "https://example.com/\0",
+            "https://example.com/\u{7f}",
+            "https://example.com/\u{85}",
+            "https://example.com/\u{a0}",
+            "https://example.com/\u{2028}",
+            "https:\\\\example.com\\hook",
+            "https://example.com\\@10.0.0.1/",
+            "https://example.com/#a b",
+        ] {
+            assert_eq!(Guard::default().check_url(text), Err(GuardError::Character), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn a_host_must_be_a_name_and_a_port_a_port() {
+        let (label, check) = ("a".repeat(63), |url: &str| Guard::default().check_url(url));
+        let name = |labels: usize| vec![label.as_str(); labels].join(".");
+        for host in [
+            "example.com",
+            "example.com.",
+            "receiver",
+            "a_b.example.com",
+            "bücher.example",
+            "xn--bcher-kva.example",
+            "1.example",
+            &label,
+            &format!("{}.{}", name(3), "a".repeat(61)),
+        ] {
+            assert!(check(&format!("https://{host}/")).is_ok(), "{host}");
+        }
+        for host in [
+            "a..b",
+            ".",
+            ".example.com",
+            "example.com..",
+            "-a.example",
+            "a-.example",
+            "a!b.example",
+            "a,b",
+            "(a)",
+            &format!("{label}a"),
+            &format!("{}.{}", name(3), "a".repeat(62)),
+        ] {
+            assert_eq!(check(&format!("https://{host}/")), Err(GuardError::Name), "{host}");
+        }
+        for host in ["a%00b", "a%2fb", "a<b", "a^b", "1.2.3.4.5", "256.1.1.1", "[::1", "[::g]"] {
+            assert_eq!(check(&format!("https://{host}/")), Err(GuardError::NotAUrl), "{host}");
+        }
+        for port in ["1", "22", "443", "8443", "65535", ""] {
+            assert!(check(&format!("https://example.com:{port}/")).is_ok(), "{port}");
+        }
+        assert_eq!(check("https://example.com:0/"), Err(GuardError::Port));
+        assert_eq!(check("https://1.1.1.1:00/"), Err(GuardError::Port));
+        for port in ["65536", "99999999999", "-1", "+1", "1e3", "https"] {
+            let refused = check(&format!("https://example.com:{port}/"));
+            assert_eq!(refused, Err(GuardError::NotAUrl), "{port}");
+        }
+    }
+
+    #[test]
+    fn what_is_allowed_is_exactly_the_network_that_was_named() {
+        let may =
+            |networks: &[&str], address: &str| allowing(networks).vet(address.parse().unwrap());
+        let private = ["10.0.0.0/8"];
+        assert!(may(&private, "10.0.0.0") && may(&private, "10.255.255.255"));
+        assert!(!may(&private, "192.168.0.1") && !may(&private, "127.0.0.1"));
+        assert!(may(&private, "::ffff:10.0.0.1"), "it is the same address");
+        assert!(!may(&private, "64:ff9b::10.0.0.1"), "it may be another network's");
+        assert!(!may(&private, "::10.0.0.1") && !may(&private, "::ffff:0:10.0.0.1"));
+        assert!(!may(&private, "2002:a00:1::"));
+
+        let translated = ["64:ff9b::a00:0/104"];
+        assert!(may(&translated, "64:ff9b::10.0.0.1"));
+        assert!(!may(&translated, "10.0.0.1") && !may(&translated, "64:ff9b::127.0.0.1"));
+
+        for all_of_ipv6 in ["::/0", "::/96", "::ffff:0:0/96"] {
+            assert!(!may(&[all_of_ipv6], "10.0.0.1"), "{all_of_ipv6}");
+            assert!(!may(&[all_of_ipv6], "::ffff:10.0.0.1"), "{all_of_ipv6}");
+        }
+        assert!(may(&["::/0"], "fd00::1") && may(&["0.0.0.0/0"], "10.0.0.1"));
+        assert!(!may(&["0.0.0.0/0"], "fd00::1"));
     }
 
     proptest! {
+        /// The encoded URL is what is kept and checked again at each POST.
+        #[test]
+        fn what_was_accepted_once_is_accepted_as_it_was_kept(
+            host in "[a-zé.-]{0,20}(:[0-9]{1,5})?",
+            rest in "(/[ -~é]{0,700})?",
+        ) {
+            let guard = Guard::default();
+            if let Ok(url) = guard.check_url(&format!("https://{host}{rest}")) {
+                prop_assert_eq!(guard.check_url(url.as_str()), Ok(url.clone()));
+                let uri = Uri::try_from(url.as_str()).unwrap();
+                prop_assert_eq!(uri.host(), url.host_str());
+                prop_assert_eq!(uri.port_u16(), url.port());
+                prop_assert_eq!(uri.path_and_query().unwrap().as_str(), &url[url::Position::BeforePath..url::Position::AfterQuery]);
+            }
+        }
+
+        #[test]
+        fn a_mapped_address_is_the_one_inside_whatever_is_allowed(
+            bits: u32,
+            start: u32,
+            length in 0..=32_u8,
+        ) {
+            let network = IpNet::new(Ipv4Addr::from(start).into(), length).unwrap();
+            let (inside, guard) = (Ipv4Addr::from(bits), allowing(&[&network.to_string()]));
+            let mapped = inside.to_ipv6_mapped().into();
+            for is_https in [true, false] {
+                let verdict = guard.check_address(inside.into(), is_https);
+                prop_assert_eq!(guard.check_address(mapped, is_https), verdict);
+            }
+            if !network.contains(&IpAddr::V4(inside)) {
+                let strict = Guard::default().check_address(inside.into(), false);
+                prop_assert_eq!(guard.check_address(inside.into(), false), strict);
+            }
+        }
+
         #[test]
         fn an_embedded_address_has_the_verdict_of_the_one_inside(bits: u32) {
             let inside = Ipv4Addr::from(bits);
