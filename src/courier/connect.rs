@@ -27,8 +27,9 @@ use super::guard::{Guard, GuardError};
 /// From the first question to the name server to the end of the TLS handshake.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// So much of an answer is read, whatever it consists of: interim answers and the like count
-/// towards no limit of the HTTP library, and could keep us busy until the deadline.
-const MAX_ANSWER_BYTES: usize = 256 * 1024;
+/// towards no limit of the HTTP library, and would keep us busy until the deadline. It has room
+/// for the longest head, the body that is kept, and what is read ahead.
+const MAX_ANSWER_BYTES: usize = 96 * 1024;
 
 /// Finds the addresses of a name.
 pub trait Resolve: Send + Sync + 'static {

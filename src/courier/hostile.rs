@@ -58,7 +58,6 @@ pub(crate) const HOSTILITIES: &[Hostility] = &[
     // Before the request.
     unread("never reads", b"", Hang, TIMEOUT),
     unread("closes at once", b"", Close, CLOSED),
-    unread("resets at once", b"", Reset, CLOSED),
     // Before the head.
     read("never answers", b"", Hang, TIMEOUT),
     read("closes instead of an answer", b"", Close, CLOSED),
@@ -157,15 +156,15 @@ pub(crate) const HOSTILITIES: &[Hostility] = &[
     read(
         "redirects inside",
         b"HTTP/1.1 307 X\r\nlocation: http://169.254.169.254/latest/meta-data/\r\n\
-          content-length: 0\r\n\r\n",
-        Hang,
+          connection: close\r\ncontent-length: 0\r\n\r\n",
+        Close,
         (Some(307), None),
     ),
     read(
         "refreshes inside",
         b"HTTP/1.1 200 OK\r\nrefresh: 0; url=http://169.254.169.254/\r\n\
-          content-length: 0\r\n\r\n",
-        Hang,
+          connection: close\r\ncontent-length: 0\r\n\r\n",
+        Close,
         (Some(200), None),
     ),
     // Instead of TLS.
@@ -250,7 +249,7 @@ impl Hostility {
             Reset => stream.set_zero_linger().unwrap(),
             Drip(drops) => {
                 for drop in drops.iter().cycle() {
-                    tokio::time::sleep(Duration::from_millis(20)).await;
+                    tokio::time::sleep(Duration::from_millis(100)).await;
                     if stream.write_u8(*drop).await.is_err() {
                         return;
                     }

@@ -24,10 +24,12 @@ use super::guard::{Guard, GuardError};
 
 /// Of a response's body so much is kept; a longer one costs its connection.
 pub const MAX_BODY_BYTES: usize = 16 * 1024;
+/// In so many pieces: chunks of a byte each would cost more than they are worth.
+const MAX_BODY_PIECES: usize = 256;
 /// Of a response's status line and headers so much is kept.
 const MAX_HEAD_BYTES: usize = 8 * 1024;
 /// A head that needs more than this is refused.
-const MAX_READ_BUFFER_BYTES: usize = 64 * 1024;
+const MAX_READ_BUFFER_BYTES: usize = 32 * 1024;
 /// Receivers close idle connections after five seconds or more: ours are closed before that, so
 /// that no request meets a connection that is just being closed.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(4);
@@ -250,7 +252,8 @@ impl Posted {
 /// Keeps the beginning of a body. What comes after is not read: when the rest is dropped, so is
 /// the connection.
 async fn keep(mut body: Incoming, kept: &mut BytesMut) -> Result<(), hyper::Error> {
-    while let Some(frame) = body.frame().await {
+    for _ in 0..MAX_BODY_PIECES {
+        let Some(frame) = body.frame().await else { break };
         let Ok(data) = frame?.into_data() else { continue };
         let room = MAX_BODY_BYTES - kept.len();
         kept.extend_from_slice(&data[..data.len().min(room)]);

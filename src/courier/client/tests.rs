@@ -141,6 +141,22 @@ async fn the_rest_of_a_long_body_is_not_taken_for_the_next_answer() {
 }
 
 #[tokio::test]
+async fn of_a_body_in_tiny_pieces_the_first_are_kept() {
+    let chunks =
+        format!("transfer-encoding: chunked\r\n\r\n{}0\r\n\r\n", "1\r\na\r\n".repeat(9000));
+    let receiver =
+        Receiver::start(move |_| Reply::Write(format!("HTTP/1.1 200 X\r\n{chunks}").into_bytes()))
+            .await;
+    let client = client();
+    for _ in 0..2 {
+        let posted = client.post(&receiver.url(), HeaderMap::new(), Bytes::new(), SECOND).await;
+        assert_eq!((posted.status, posted.error), (Some(200), None));
+        assert_eq!(posted.body, vec![b'a'; MAX_BODY_PIECES]);
+        assert!(!posted.is_connection_reused);
+    }
+}
+
+#[tokio::test]
 async fn an_answer_that_came_before_the_request_is_not_its_answer() {
     let answer = "HTTP/1.1 200 X\r\ncontent-length: 2\r\n\r\nok";
     for surplus in [answer, "and more", "HTTP/1.1 200 X\r\ncontent-length: 9\r\n\r\nhalf"] {
@@ -313,6 +329,24 @@ async fn of_a_long_head_the_beginning_is_kept() {
         let posted = post(&receiver.url(), 5 * SECOND).await;
         assert_eq!((posted.status, posted.error), outcome, "{count} headers");
     }
+}
+
+#[tokio::test]
+async fn a_reset_at_once_is_told_as_no_connection_or_as_a_closed_one() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}/", listener.local_addr().unwrap());
+    let resetting = tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            stream.set_zero_linger().unwrap();
+        }
+    });
+    for _ in 0..20 {
+        let posted = post(&url, SECOND).await;
+        assert_eq!(posted.status, None);
+        let error = posted.error.unwrap();
+        assert!(matches!(error, PostError::Connect | PostError::Closed), "{error:?}");
+    }
+    resetting.abort();
 }
 
 #[tokio::test]
