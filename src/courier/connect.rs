@@ -13,11 +13,10 @@ use std::time::Duration;
 use futures_util::FutureExt as _;
 use futures_util::future::{BoxFuture, Shared};
 use http::Uri;
-use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper_util::client::legacy::connect::{Connected, Connection};
 use hyper_util::rt::TokioIo;
 use rustls::pki_types::ServerName;
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_rustls::TlsConnector;
@@ -27,6 +26,10 @@ use super::guard::{Guard, GuardError};
 
 /// From the first question to the name server to the end of the TLS handshake.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// So much of an answer is read, whatever it consists of: interim answers and the like count
+/// towards no limit of the HTTP library, and would keep us busy until the deadline. It has room
+/// for the longest head, the body that is kept, and what is read ahead.
+const MAX_ANSWER_BYTES: usize = 96 * 1024;
 
 /// Finds the addresses of a name.
 pub trait Resolve: Send + Sync + 'static {
@@ -94,24 +97,22 @@ pub(super) struct Connector {
 }
 
 impl Connector {
-    async fn connect(self, uri: Uri) -> Result<Wire, ConnectError> {
-        let is_https = uri.scheme() != Some(&http::uri::Scheme::HTTP);
-        let host = uri.host().ok_or(ConnectError::NoHost)?;
-        let host = host.trim_start_matches('[').trim_end_matches(']');
+    async fn connect(self, uri: Uri) -> Result<TokioIo<Wire>, ConnectError> {
+        let is_https = is_https(&uri);
+        let host = host(&uri)?;
         let port = uri.port_u16().unwrap_or(if is_https { 443 } else { 80 });
-        let addresses = self.addresses(host, is_https).await?;
+        let addresses = self.addresses(&uri).await?;
         let (stream, peer) = reach(&addresses, port).await?;
-        let io: Box<dyn Stream> =
+        let stream: Box<dyn Stream> =
             if is_https { Box::new(self.encrypt(host, stream).await?) } else { Box::new(stream) };
-        Ok(Wire {
-            io: TokioIo::new(io),
-            line: Arc::new(Line { peer, requests: AtomicU32::new(0) }),
-        })
+        let line = Arc::new(Line { peer, requests: AtomicU32::new(0) });
+        Ok(TokioIo::new(Wire { stream, line, answered: 0 }))
     }
 
     /// The host's addresses. One forbidden address condemns the name: a name that leads inside
     /// now and then is not to be tried until it happens to lead outside.
-    async fn addresses(&self, host: &str, is_https: bool) -> Result<Vec<IpAddr>, ConnectError> {
+    pub(super) async fn addresses(&self, uri: &Uri) -> Result<Vec<IpAddr>, ConnectError> {
+        let host = host(uri)?;
         let addresses = match host.parse() {
             Ok(literal) => vec![literal],
             Err(_) => self.resolver.resolve(absolute(host)).await.map_err(ConnectError::Dns)?,
@@ -120,7 +121,7 @@ impl Connector {
             return Err(ConnectError::Dns(io::Error::other("the name has no address")));
         }
         for address in &addresses {
-            self.guard.check_address(*address, is_https).map_err(ConnectError::Refused)?;
+            self.guard.check_address(*address, is_https(uri)).map_err(ConnectError::Refused)?;
         }
         Ok(addresses)
     }
@@ -134,6 +135,16 @@ impl Connector {
             .map_err(|error| ConnectError::Tls(io::Error::other(error)))?;
         self.tls.connect(name, stream).await.map_err(ConnectError::Tls)
     }
+}
+
+fn is_https(uri: &Uri) -> bool {
+    uri.scheme() != Some(&http::uri::Scheme::HTTP)
+}
+
+/// The host, an IPv6 address without its brackets.
+fn host(uri: &Uri) -> Result<&str, ConnectError> {
+    let host = uri.host().ok_or(ConnectError::NoHost)?;
+    Ok(host.trim_start_matches('[').trim_end_matches(']'))
 }
 
 /// Names with a dot are whole: no search list of ours is tried behind them.
@@ -162,9 +173,9 @@ async fn reach(addresses: &[IpAddr], port: u16) -> Result<(TcpStream, SocketAddr
 }
 
 impl Service<Uri> for Connector {
-    type Response = Wire;
+    type Response = TokioIo<Wire>;
     type Error = ConnectError;
-    type Future = Pin<Box<dyn Future<Output = Result<Wire, ConnectError>> + Send>>;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, ConnectError>> + Send>>;
 
     fn poll_ready(&mut self, _context: &mut Context<'_>) -> Poll<Result<(), ConnectError>> {
         Poll::Ready(Ok(()))
@@ -192,8 +203,10 @@ pub(super) struct Line {
 
 /// A connection, with what is known of it.
 pub(super) struct Wire {
-    io: TokioIo<Box<dyn Stream>>,
+    stream: Box<dyn Stream>,
     line: Arc<Line>,
+    /// Bytes read since something was last written.
+    answered: usize,
 }
 
 impl Connection for Wire {
@@ -202,35 +215,43 @@ impl Connection for Wire {
     }
 }
 
-impl Read for Wire {
+impl AsyncRead for Wire {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
-        buffer: ReadBufCursor<'_>,
+        buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_read(context, buffer)
+        if self.answered > MAX_ANSWER_BYTES {
+            let error = io::Error::new(io::ErrorKind::InvalidData, "the answer is too long");
+            return Poll::Ready(Err(error));
+        }
+        let before = buffer.filled().len();
+        let read = Pin::new(&mut self.stream).poll_read(context, buffer);
+        self.answered += buffer.filled().len() - before;
+        read
     }
 }
 
-impl Write for Wire {
+impl AsyncWrite for Wire {
     fn poll_write(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write(context, bytes)
+        self.answered = 0;
+        Pin::new(&mut self.stream).poll_write(context, bytes)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_flush(context)
+        Pin::new(&mut self.stream).poll_flush(context)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_shutdown(context)
+        Pin::new(&mut self.stream).poll_shutdown(context)
     }
 
     fn is_write_vectored(&self) -> bool {
-        self.io.is_write_vectored()
+        self.stream.is_write_vectored()
     }
 
     fn poll_write_vectored(
@@ -238,6 +259,7 @@ impl Write for Wire {
         context: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write_vectored(context, slices)
+        self.answered = 0;
+        Pin::new(&mut self.stream).poll_write_vectored(context, slices)
     }
 }

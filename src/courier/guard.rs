@@ -4,6 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use http::Uri;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use rustls::pki_types::DnsName;
 use url::{Host, Url};
 
 /// The longest URL of an endpoint, in bytes.
@@ -12,7 +13,10 @@ const MAX_URL_BYTES: usize = 2048;
 /// What the operator allows beyond public addresses over https.
 #[derive(Debug, Clone, Default)]
 pub struct Guard {
-    /// Addresses that may be reached although they are not public, and without TLS.
+    /// Addresses that may be reached although they are not public, and without TLS: exactly these.
+    /// An IPv6 address with an IPv4 address inside is not lifted by the latter, for NAT64 leads to
+    /// another network's `10.0.0.1` than ours. Only a mapped one (`::ffff:10.0.0.1`) is the IPv4
+    /// address itself, which is what the system connects to.
     pub allow: Vec<IpNet>,
     /// Every address may be reached without TLS.
     pub allow_http: bool,
@@ -24,6 +28,12 @@ pub enum GuardError {
     /// Longer than any honest address.
     #[error("the URL is longer than {MAX_URL_BYTES} bytes: shorten it")]
     TooLong,
+    /// Something that a URL consists of only in encoded form, and that libraries read differently.
+    #[error(
+        "the URL contains a space, a control character or a backslash: take it out, or write it \
+         in the form %20"
+    )]
+    Character,
     /// No URL at all.
     #[error("this is not a URL: write it as https://host/path")]
     NotAUrl,
@@ -39,6 +49,15 @@ pub enum GuardError {
     /// A user name or a password.
     #[error("take the user name and password out of the URL: the signature proves who is calling")]
     Userinfo,
+    /// No name server and no certificate could know this host.
+    #[error(
+        "the URL's host is not a name: it needs labels of at most 63 letters, digits and hyphens, \
+         253 bytes in all"
+    )]
+    Name,
+    /// A port that no server has.
+    #[error("port 0 cannot be called: write the port that your server listens on")]
+    Port,
     /// An address that is not public.
     #[error(
         "the URL does not lead to a public address: use a public one, or have the operator allow \
@@ -53,7 +72,15 @@ impl Guard {
         if text.len() > MAX_URL_BYTES {
             return Err(GuardError::TooLong);
         }
+        // The parser would drop some of them without a word, and read a backslash as a slash.
+        if text.contains(|c: char| c.is_control() || c.is_whitespace() || c == '\\') {
+            return Err(GuardError::Character);
+        }
         let url = Url::parse(text).map_err(|_| GuardError::NotAUrl)?;
+        // Encoded it may be longer; and the encoded one is what is kept, and checked again.
+        if url.as_str().len() > MAX_URL_BYTES {
+            return Err(GuardError::TooLong);
+        }
         let is_https = match url.scheme() {
             "https" => true,
             "http" => false,
@@ -62,7 +89,11 @@ impl Guard {
         if !url.username().is_empty() || url.password().is_some() {
             return Err(GuardError::Userinfo);
         }
+        if url.port() == Some(0) {
+            return Err(GuardError::Port);
+        }
         match url.host().ok_or(GuardError::NotAUrl)? {
+            Host::Domain(name) if DnsName::try_from(name).is_err() => return Err(GuardError::Name),
             Host::Ipv4(address) => self.check_address(address.into(), is_https)?,
             Host::Ipv6(address) => self.check_address(address.into(), is_https)?,
             // Whether the name leads to allowed addresses only is seen when it is resolved.
@@ -76,7 +107,8 @@ impl Guard {
 
     /// Whether a connection to this address may be made, with or without TLS.
     pub fn check_address(&self, address: IpAddr, is_https: bool) -> Result<(), GuardError> {
-        if self.is_allowed(address) {
+        let address = address.to_canonical();
+        if self.allow.iter().any(|net| net.contains(&address)) {
             return Ok(());
         }
         if !is_public(address) {
@@ -89,35 +121,25 @@ impl Guard {
     pub fn vet(&self, address: IpAddr) -> bool {
         self.check_address(address, true).is_ok()
     }
-
-    fn is_allowed(&self, address: IpAddr) -> bool {
-        let inside = embedded(address);
-        self.allow.iter().any(|net| {
-            net.contains(&address) || inside.is_some_and(|inside| net.contains(&IpAddr::V4(inside)))
-        })
-    }
 }
 
-/// Whether everybody may know of this address, and anybody reach it.
+/// Whether anybody may reach this address, and everybody know of it.
 pub fn is_public(address: IpAddr) -> bool {
-    if let Some(inside) = embedded(address) {
-        return is_public_v4(inside);
-    }
-    match address {
+    match address.to_canonical() {
         IpAddr::V4(address) => is_public_v4(address),
-        IpAddr::V6(address) => is_public_v6(address),
+        IpAddr::V6(address) => translated(address).map_or(is_public_v6(address), is_public_v4),
     }
 }
 
-/// The IPv4 address that a packet to this IPv6 address ends at: mapped (`::ffff:0:0/96`), or
-/// NAT64 (`64:ff9b::/96`), which is how networks without IPv4 reach public IPv4 hosts.
-fn embedded(address: IpAddr) -> Option<Ipv4Addr> {
-    let IpAddr::V6(address) = address else { return None };
-    let nat64 = match address.segments() {
-        [0x64, 0xff9b, 0, 0, 0, 0, high, low] => Some((u32::from(high) << 16) | u32::from(low)),
+/// The IPv4 address that NAT64 (`64:ff9b::/96`) sends a packet on to, which is how networks
+/// without IPv4 reach public IPv4 hosts.
+fn translated(address: Ipv6Addr) -> Option<Ipv4Addr> {
+    match address.segments() {
+        [0x64, 0xff9b, 0, 0, 0, 0, high, low] => {
+            Some(Ipv4Addr::from((u32::from(high) << 16) | u32::from(low)))
+        }
         _ => None,
-    };
-    address.to_ipv4_mapped().or(nat64.map(Ipv4Addr::from))
+    }
 }
 
 fn is_public_v4(address: Ipv4Addr) -> bool {
@@ -237,6 +259,9 @@ mod tests {
             "fc00::1",
             "fd00:ec2::254",
             "fd20:ce::254",
+            "::5efe:7f00:1",
+            "fe80::5efe:7f00:1",
+            "2001:0:101:101::80ff:fffe",
             "fe80::1",
             "fec0::1",
             "ff02::1",
@@ -303,6 +328,13 @@ mod tests {
             "[64:ff9b::127.0.0.1]",
             "169.254.169.254",
             "[fe80::1]",
+            "[::]",
+            "[2002:7f00:1::]",
+            "[::ffff:0:127.0.0.1]",
+            "0300.0250.1",
+            "0xa9fea9fe",
+            "169.254.43518",
+            "10.1",
             "0",
         ] {
             let url = format!("https://{host}/hook");
@@ -352,9 +384,140 @@ mod tests {
         let long = format!("https://example.com/{}", "a".repeat(2048));
         assert_eq!(check(&long), GuardError::TooLong);
         assert!(Guard::default().check_url(&long[..2048]).is_ok());
+        let long_when_encoded = format!("https://example.com/{}", "é".repeat(500));
+        assert_eq!(check(&long_when_encoded), GuardError::TooLong);
+        assert!(Guard::default().check_url(&long_when_encoded[..600]).is_ok());
+    }
+
+    #[test]
+    fn what_parsers_read_differently_is_refused() {
+        for text in [
+            " https://example.com/",
+            "https://example.com/ ",
+            "https://example.com/hook\n",
+            "https://exa\tmple.com/",
+            "https://example.com/a b",
+            "https://example.com/\r\nx-forged: yes",
+            "https://example.com\r\nx-forged: yes/",
+            "https://example.com/\0",
+            "https://example.com/\u{7f}",
+            "https://example.com/\u{85}",
+            "https://example.com/\u{a0}",
+            "https://example.com/\u{2028}",
+            "https:\\\\example.com\\hook",
+            "https://example.com\\@10.0.0.1/",
+            "https://example.com/#a b",
+        ] {
+            assert_eq!(Guard::default().check_url(text), Err(GuardError::Character), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn a_host_must_be_a_name_and_a_port_a_port() {
+        let (label, check) = ("a".repeat(63), |url: &str| Guard::default().check_url(url));
+        let name = |labels: usize| vec![label.as_str(); labels].join(".");
+        for host in [
+            "example.com",
+            "example.com.",
+            "receiver",
+            "a_b.example.com",
+            "bücher.example",
+            "xn--bcher-kva.example",
+            "1.example",
+            &label,
+            &format!("{}.{}", name(3), "a".repeat(61)),
+        ] {
+            assert!(check(&format!("https://{host}/")).is_ok(), "{host}");
+        }
+        for host in [
+            "a..b",
+            ".",
+            ".example.com",
+            "example.com..",
+            "-a.example",
+            "a-.example",
+            "a!b.example",
+            "a,b",
+            "(a)",
+            &format!("{label}a"),
+            &format!("{}.{}", name(3), "a".repeat(62)),
+        ] {
+            assert_eq!(check(&format!("https://{host}/")), Err(GuardError::Name), "{host}");
+        }
+        for host in ["a%00b", "a%2fb", "a<b", "a^b", "1.2.3.4.5", "256.1.1.1", "[::1", "[::g]"] {
+            assert_eq!(check(&format!("https://{host}/")), Err(GuardError::NotAUrl), "{host}");
+        }
+        for port in ["1", "22", "443", "8443", "65535", ""] {
+            assert!(check(&format!("https://example.com:{port}/")).is_ok(), "{port}");
+        }
+        assert_eq!(check("https://example.com:0/"), Err(GuardError::Port));
+        assert_eq!(check("https://1.1.1.1:00/"), Err(GuardError::Port));
+        for port in ["65536", "99999999999", "-1", "+1", "1e3", "https"] {
+            let refused = check(&format!("https://example.com:{port}/"));
+            assert_eq!(refused, Err(GuardError::NotAUrl), "{port}");
+        }
+    }
+
+    #[test]
+    fn what_is_allowed_is_exactly_the_network_that_was_named() {
+        let may =
+            |networks: &[&str], address: &str| allowing(networks).vet(address.parse().unwrap());
+        let private = ["10.0.0.0/8"];
+        assert!(may(&private, "10.0.0.0") && may(&private, "10.255.255.255"));
+        assert!(!may(&private, "192.168.0.1") && !may(&private, "127.0.0.1"));
+        assert!(may(&private, "::ffff:10.0.0.1"), "it is the same address");
+        assert!(!may(&private, "64:ff9b::10.0.0.1"), "it may be another network's");
+        assert!(!may(&private, "::10.0.0.1") && !may(&private, "::ffff:0:10.0.0.1"));
+        assert!(!may(&private, "2002:a00:1::"));
+
+        let translated = ["64:ff9b::a00:0/104"];
+        assert!(may(&translated, "64:ff9b::10.0.0.1"));
+        assert!(!may(&translated, "10.0.0.1") && !may(&translated, "64:ff9b::127.0.0.1"));
+
+        for all_of_ipv6 in ["::/0", "::/96", "::ffff:0:0/96"] {
+            assert!(!may(&[all_of_ipv6], "10.0.0.1"), "{all_of_ipv6}");
+            assert!(!may(&[all_of_ipv6], "::ffff:10.0.0.1"), "{all_of_ipv6}");
+        }
+        assert!(may(&["::/0"], "fd00::1") && may(&["0.0.0.0/0"], "10.0.0.1"));
+        assert!(!may(&["0.0.0.0/0"], "fd00::1"));
     }
 
     proptest! {
+        /// The encoded URL is what is kept and checked again at each POST.
+        #[test]
+        fn what_was_accepted_once_is_accepted_as_it_was_kept(
+            host in "[a-zé.-]{0,20}(:[0-9]{1,5})?",
+            rest in "(/[ -~é]{0,700})?",
+        ) {
+            let guard = Guard::default();
+            if let Ok(url) = guard.check_url(&format!("https://{host}{rest}")) {
+                prop_assert_eq!(guard.check_url(url.as_str()), Ok(url.clone()));
+                let uri = Uri::try_from(url.as_str()).unwrap();
+                prop_assert_eq!(uri.host(), url.host_str());
+                prop_assert_eq!(uri.port_u16(), url.port());
+                prop_assert_eq!(uri.path_and_query().unwrap().as_str(), &url[url::Position::BeforePath..url::Position::AfterQuery]);
+            }
+        }
+
+        #[test]
+        fn a_mapped_address_is_the_one_inside_whatever_is_allowed(
+            bits: u32,
+            start: u32,
+            length in 0..=32_u8,
+        ) {
+            let network = IpNet::new(Ipv4Addr::from(start).into(), length).unwrap();
+            let (inside, guard) = (Ipv4Addr::from(bits), allowing(&[&network.to_string()]));
+            let mapped = inside.to_ipv6_mapped().into();
+            for is_https in [true, false] {
+                let verdict = guard.check_address(inside.into(), is_https);
+                prop_assert_eq!(guard.check_address(mapped, is_https), verdict);
+            }
+            if !network.contains(&IpAddr::V4(inside)) {
+                let strict = Guard::default().check_address(inside.into(), false);
+                prop_assert_eq!(guard.check_address(inside.into(), false), strict);
+            }
+        }
+
         #[test]
         fn an_embedded_address_has_the_verdict_of_the_one_inside(bits: u32) {
             let inside = Ipv4Addr::from(bits);
@@ -375,7 +538,8 @@ mod tests {
         #[test]
         fn no_ipv6_address_outside_global_unicast_passes(bits: u128) {
             let address = Ipv6Addr::from(bits);
-            prop_assume!(bits >> 125 != 1 && embedded(address.into()).is_none());
+            prop_assume!(bits >> 125 != 1 && translated(address).is_none());
+            prop_assume!(address.to_ipv4_mapped().is_none());
             prop_assert!(!Guard::default().vet(address.into()));
         }
 

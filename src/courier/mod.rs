@@ -12,6 +12,8 @@ mod connect;
 mod desk;
 mod directory;
 mod guard;
+#[cfg(test)]
+mod hostile;
 mod life;
 mod queue;
 mod recorder;

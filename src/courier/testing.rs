@@ -1,4 +1,4 @@
-//! Receivers that behave, and receivers that do not.
+//! Receivers that do as a test says.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -27,20 +27,12 @@ pub(super) enum Reply {
     Say(u16, &'static str, String),
     /// Writes these bytes and closes.
     Raw(Vec<u8>),
+    /// Writes these bytes.
+    Write(Vec<u8>),
     /// Never answers.
     Hang,
     /// Answers 200 once this is set.
     After(&'static AtomicBool),
-    /// Answers, but the body never ends.
-    HangInBody,
-    /// A byte of body now and then, for ever.
-    Drip,
-    /// A body of so many bytes.
-    Huge(usize),
-    /// Headers without end.
-    EndlessHeaders,
-    /// A reset instead of an answer.
-    Reset,
 }
 
 pub(super) fn ok() -> Reply {
@@ -51,8 +43,6 @@ pub(super) fn ok() -> Reply {
 pub(super) struct Receiver {
     pub(super) address: SocketAddr,
     received: mpsc::UnboundedReceiver<Received>,
-    /// Bytes of bodies written by `Reply::Huge`.
-    pub(super) written: Arc<AtomicUsize>,
     _accepting: JoinSet<()>,
 }
 
@@ -60,7 +50,6 @@ pub(super) struct Receiver {
 struct Scripted {
     script: Arc<dyn Fn(&Received) -> Reply + Send + Sync>,
     count: Arc<AtomicUsize>,
-    written: Arc<AtomicUsize>,
     received: mpsc::UnboundedSender<Received>,
 }
 
@@ -77,13 +66,8 @@ impl Receiver {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (sender, received) = mpsc::unbounded_channel();
-        let written = Arc::new(AtomicUsize::new(0));
-        let scripted = Scripted {
-            script: Arc::new(script),
-            count: Arc::default(),
-            written: Arc::clone(&written),
-            received: sender,
-        };
+        let scripted =
+            Scripted { script: Arc::new(script), count: Arc::default(), received: sender };
         let mut accepting = JoinSet::new();
         accepting.spawn(async move {
             let mut connections = JoinSet::new();
@@ -93,15 +77,15 @@ impl Receiver {
                     match tls {
                         Some(tls) => {
                             if let Ok(stream) = tls.accept(stream).await {
-                                scripted.serve(stream, |_| {}).await;
+                                scripted.serve(stream).await;
                             }
                         }
-                        None => scripted.serve(stream, |s| s.set_zero_linger().unwrap()).await,
+                        None => scripted.serve(stream).await,
                     }
                 });
             }
         });
-        Self { address, received, written, _accepting: accepting }
+        Self { address, received, _accepting: accepting }
     }
 
     pub(super) fn url(&self) -> String {
@@ -121,17 +105,11 @@ impl Receiver {
 }
 
 impl Scripted {
-    async fn serve<S>(&self, mut stream: S, reset: impl Fn(&S))
-    where
-        S: AsyncRead + AsyncWrite + Unpin,
-    {
+    async fn serve(&self, mut stream: impl AsyncRead + AsyncWrite + Unpin) {
         while let Some(request) = self.read(&mut stream).await {
             let reply = (self.script)(&request);
             // The test may have ended.
             drop(self.received.send(request));
-            if let Reply::Reset = reply {
-                return reset(&stream);
-            }
             if !self.reply(&mut stream, reply).await {
                 return;
             }
@@ -175,39 +153,13 @@ impl Scripted {
                 drop(stream.shutdown().await);
                 false
             }
-            Reply::Hang | Reply::Reset => std::future::pending().await,
+            Reply::Write(bytes) => stream.write_all(&bytes).await.is_ok(),
+            Reply::Hang => std::future::pending().await,
             Reply::After(is_let_go) => {
                 while !is_let_go.load(Ordering::SeqCst) {
                     tokio::time::sleep(Duration::from_millis(5)).await;
                 }
                 stream.write_all(b"HTTP/1.1 200 X\r\ncontent-length: 0\r\n\r\n").await.is_ok()
-            }
-            Reply::HangInBody => {
-                stream.write_all(b"HTTP/1.1 200 X\r\ncontent-length: 9\r\n\r\nok").await.unwrap();
-                std::future::pending().await
-            }
-            Reply::Drip => {
-                stream.write_all(b"HTTP/1.1 200 X\r\ncontent-length: 99999\r\n\r\n").await.unwrap();
-                while stream.write_all(b".").await.is_ok() {
-                    tokio::time::sleep(Duration::from_millis(20)).await;
-                }
-                false
-            }
-            Reply::Huge(length) => {
-                let head = format!("HTTP/1.1 200 X\r\ncontent-length: {length}\r\n\r\n");
-                stream.write_all(head.as_bytes()).await.unwrap();
-                let chunk = vec![b'a'; 65536];
-                while self.written.load(Ordering::SeqCst) < length
-                    && stream.write_all(&chunk).await.is_ok()
-                {
-                    self.written.fetch_add(chunk.len(), Ordering::SeqCst);
-                }
-                false
-            }
-            Reply::EndlessHeaders => {
-                drop(stream.write_all(b"HTTP/1.1 200 X\r\n").await);
-                while stream.write_all(b"x-more: and more and more and more\r\n").await.is_ok() {}
-                false
             }
         }
     }

@@ -9,6 +9,7 @@ mod calls;
 mod cli;
 mod faults;
 mod harness;
+mod hostile;
 mod merge;
 mod oracle;
 mod samples;

@@ -1,6 +1,7 @@
 //! POSTs to receivers that cannot be trusted: vetted addresses, one deadline, a bounded response.
 
 use std::error::Error as StdError;
+use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -23,10 +24,12 @@ use super::guard::{Guard, GuardError};
 
 /// Of a response's body so much is kept; a longer one costs its connection.
 pub const MAX_BODY_BYTES: usize = 16 * 1024;
+/// In so many pieces: chunks of a byte each would cost more than they are worth.
+const MAX_BODY_PIECES: usize = 256;
 /// Of a response's status line and headers so much is kept.
 const MAX_HEAD_BYTES: usize = 8 * 1024;
 /// A head that needs more than this is refused.
-const MAX_READ_BUFFER_BYTES: usize = 64 * 1024;
+const MAX_READ_BUFFER_BYTES: usize = 32 * 1024;
 /// Receivers close idle connections after five seconds or more: ours are closed before that, so
 /// that no request meets a connection that is just being closed.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(4);
@@ -112,9 +115,12 @@ impl From<GuardError> for PostError {
         match error {
             GuardError::Address | GuardError::Http => Self::RefusedAddress,
             GuardError::TooLong
+            | GuardError::Character
             | GuardError::NotAUrl
             | GuardError::Scheme
-            | GuardError::Userinfo => Self::InvalidUrl,
+            | GuardError::Userinfo
+            | GuardError::Name
+            | GuardError::Port => Self::InvalidUrl,
         }
     }
 }
@@ -146,6 +152,9 @@ impl Client {
             .pool_idle_timeout(IDLE_TIMEOUT)
             .pool_max_idle_per_host(IDLE_CONNECTIONS_PER_HOST)
             .http1_max_buf_size(MAX_READ_BUFFER_BYTES)
+            // A pooled connection may be found closed. A request of which nothing was written
+            // goes to another one, in the same attempt; one that was begun is never repeated.
+            .retry_canceled_requests(true)
             .build(connector);
         Self { guard, http }
     }
@@ -243,7 +252,8 @@ impl Posted {
 /// Keeps the beginning of a body. What comes after is not read: when the rest is dropped, so is
 /// the connection.
 async fn keep(mut body: Incoming, kept: &mut BytesMut) -> Result<(), hyper::Error> {
-    while let Some(frame) = body.frame().await {
+    for _ in 0..MAX_BODY_PIECES {
+        let Some(frame) = body.frame().await else { break };
         let Ok(data) = frame?.into_data() else { continue };
         let room = MAX_BODY_BYTES - kept.len();
         kept.extend_from_slice(&data[..data.len().min(room)]);
@@ -276,12 +286,21 @@ fn classify(error: &(dyn StdError + 'static)) -> PostError {
             return error.into();
         }
         if let Some(error) = error.downcast_ref::<hyper::Error>() {
-            let is_protocol = error.is_parse() || error.is_parse_too_large();
-            return if is_protocol { PostError::Protocol } else { PostError::Closed };
+            return if is_protocol(error) { PostError::Protocol } else { PostError::Closed };
         }
         cause = error.source();
     }
     PostError::Closed
+}
+
+/// What came is no HTTP, or too much of it. Of a body the HTTP library tells this by the kind of
+/// the error that it wraps, as does the connection when an answer is too long.
+fn is_protocol(error: &hyper::Error) -> bool {
+    let wrapped = error.source().and_then(|source| source.downcast_ref::<io::Error>());
+    let is_unfit = |error: &io::Error| {
+        matches!(error.kind(), io::ErrorKind::InvalidData | io::ErrorKind::InvalidInput)
+    };
+    error.is_parse() || wrapped.is_some_and(is_unfit)
 }
 
 fn tls(extra_roots: Vec<CertificateDer<'static>>) -> TlsConnector {

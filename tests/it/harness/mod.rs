@@ -2,6 +2,8 @@
 //! the whole service: a broker, a network that fails, receivers, processes.
 
 pub(crate) mod broker;
+#[path = "../../../src/courier/hostile.rs"]
+pub(crate) mod hostile;
 pub(crate) mod inside;
 pub(crate) mod proxy;
 pub(crate) mod receiver;

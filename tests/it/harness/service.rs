@@ -129,8 +129,13 @@ impl Site {
 
 /// An endpoint at the receiver that hears of everything.
 pub(crate) fn subscription(receiver: &Receiver) -> Endpoint {
+    subscription_at(&receiver.url)
+}
+
+/// An endpoint at the URL that hears of everything.
+pub(crate) fn subscription_at(url: &str) -> Endpoint {
     let sealed_secret = keyring().seal(SECRET.as_bytes());
-    Endpoint { url: receiver.url.clone(), sealed_secret, ..endpoint() }
+    Endpoint { url: url.to_owned(), sealed_secret, ..endpoint() }
 }
 
 /// A running `finalizer run`; killed when it is dropped.
@@ -161,6 +166,13 @@ impl Process {
     /// Everything it has logged.
     pub(crate) fn log(&self) -> String {
         self.log.lock().unwrap().join("\n")
+    }
+
+    /// The most memory that it has held so far, in bytes.
+    pub(crate) fn peak_memory(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
+        let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+        peak.trim().strip_suffix(" kB").unwrap().parse::<u64>().unwrap() * 1024
     }
 
     /// Asks it to stop.
