@@ -10,7 +10,10 @@ use anyhow::{Context, ensure};
 use bytes::Bytes;
 use chrono::{DateTime, TimeDelta, Utc};
 use finalizer::clock::{SystemClock, new_id};
-use finalizer::store::{AttemptResult, Next, OpenMode, Owed, SharedStore, StoreError, open};
+use finalizer::store::{
+    Attempt, AttemptResult, DueEndpoint, Next, OpenMode, Owed, SharedStore, Slot, StoreError,
+    Verdict, open,
+};
 use uuid::Uuid;
 
 /// What one claim may take at most: 64 of each of 16 endpoints.
@@ -61,21 +64,22 @@ impl Sweep {
         let first = *turn % due.len().max(1);
         due.rotate_left(first);
         let mut left = u32::try_from(at_most).unwrap_or(u32::MAX);
-        let slots = due.into_iter().take(ENDPOINTS).map(|endpoint| {
+        let slots = due.into_iter().take(ENDPOINTS).map(|due| {
             let free = left.min(PER_ENDPOINT);
             left -= free;
-            (endpoint, free)
+            let DueEndpoint { endpoint_id, rate_limit_per_minute } = due;
+            Slot { endpoint_id, free, rate_limit_per_minute }
         });
-        let slots: Vec<_> = slots.filter(|(_, free)| *free > 0).collect();
+        let slots: Vec<_> = slots.filter(|slot| slot.free > 0).collect();
         times.of("claim", store.claim(*process, *now, &slots)).await
     }
 
     async fn record(&mut self, owed: &[Owed]) -> anyhow::Result<()> {
         for some in owed.chunks(RECORDED_AT_ONCE) {
             let results: Vec<_> = some.iter().map(|owed| delivered(owed, self.now)).collect();
-            let work = self.store.record(self.process, &results);
+            let work = self.store.record(self.process, &results, self.now);
             let recorded = self.times.of("record", work).await?;
-            ensure!(recorded.len() == some.len(), "some results did not count");
+            ensure!(recorded.deliveries.len() == some.len(), "some results did not count");
         }
         self.times.of("next_due", self.store.next_due()).await?;
         Ok(())
@@ -83,8 +87,7 @@ impl Sweep {
 }
 
 fn delivered(owed: &Owed, now: DateTime<Utc>) -> AttemptResult {
-    AttemptResult {
-        delivery_id: owed.delivery_id,
+    let attempt = Attempt {
         number: owed.attempts + 1,
         started_at: now,
         duration_us: 1000,
@@ -94,7 +97,14 @@ fn delivered(owed: &Owed, now: DateTime<Utc>) -> AttemptResult {
         response_body: Bytes::new(),
         address: Some("127.0.0.1:9000".to_owned()),
         is_connection_reused: true,
+    };
+    AttemptResult {
+        delivery_id: owed.delivery_id,
+        endpoint_id: owed.endpoint_id,
+        attempt,
         next: Next::Done,
+        verdict: Verdict::Works,
+        pause_until: None,
     }
 }
 

@@ -217,28 +217,32 @@ pub(super) const LEAVE: &str = "DELETE FROM processes WHERE process_id = $1";
 pub(super) const GIVE_BACK: &str = "UPDATE deliveries SET process_id = NULL
     WHERE process_id = $1 AND state = 'pending'";
 
+// The first of an index, asked for in the index's own order: else PostgreSQL sorts all that are due.
+
 pub(super) const DUE_ENDPOINTS: &str = "SELECT endpoint_id, rate_limit_per_minute FROM endpoints
     WHERE disabled_at IS NULL AND deleted_at IS NULL
       AND NOT EXISTS (
         SELECT 1 FROM endpoint_health
         WHERE endpoint_health.endpoint_id = endpoints.endpoint_id AND paused_until > $1)
-      AND (EXISTS (
-        SELECT 1 FROM deliveries
+      AND ((
+        SELECT next_attempt_at FROM deliveries
         WHERE state = 'pending' AND process_id IS NULL
           AND deliveries.endpoint_id = endpoints.endpoint_id
-          AND NOT is_retry AND next_attempt_at <= $1)
-      OR EXISTS (
-        SELECT 1 FROM deliveries
+          AND NOT is_retry
+        ORDER BY process_id, next_attempt_at LIMIT 1) <= $1
+      OR (
+        SELECT next_attempt_at FROM deliveries
         WHERE state = 'pending' AND process_id IS NULL
           AND deliveries.endpoint_id = endpoints.endpoint_id
-          AND is_retry AND next_attempt_at <= $1))";
+          AND is_retry
+        ORDER BY process_id, next_attempt_at LIMIT 1) <= $1)";
 
 pub(super) const NEXT_DUE: &str = "SELECT MIN((
         SELECT next_attempt_at FROM deliveries
         WHERE state = 'pending' AND process_id IS NULL
           AND deliveries.endpoint_id = endpoints.endpoint_id
           AND is_retry
-        ORDER BY next_attempt_at LIMIT 1)) AS next_due
+        ORDER BY process_id, next_attempt_at LIMIT 1)) AS next_due
     FROM endpoints";
 
 pub(super) const DELIVERIES: &str = concat!(

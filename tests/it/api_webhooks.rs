@@ -6,7 +6,7 @@ use axum::body::Body;
 use chrono::TimeDelta;
 use finalizer::courier::{open_headers, open_secrets};
 use finalizer::store::{AttemptResult, DeliveryFilter, Next, Verdict};
-use finalizer::webhook::EventType;
+use finalizer::webhook::{EventType, Secret};
 use http::{Method, Request, StatusCode};
 use serde_json::{Value, json};
 use uuid::Uuid;
@@ -110,7 +110,7 @@ async fn an_endpoint_is_made_shown_changed_and_deleted() {
     assert_eq!(api.done(Method::PATCH, &path, &json!({})).await, expected, "nothing changes");
     let kept = api.test.store.endpoint(id(&made)).await.unwrap().unwrap();
     let secrets = open_secrets(&keyring(), &kept.sealed_secret).unwrap();
-    assert_eq!(secrets.live(noon()).map(|one| one.reveal()).collect::<Vec<_>>(), [secret]);
+    assert_eq!(secrets.live(noon()).map(Secret::reveal).collect::<Vec<_>>(), [secret]);
     let headers = open_headers(&keyring(), kept.sealed_headers.as_deref()).unwrap().to_map();
     assert_eq!((&headers["x-a"], &headers["x-b"]), (&"1".parse().unwrap(), &"2".parse().unwrap()));
 
@@ -181,16 +181,10 @@ async fn an_owner_sees_and_changes_nobody_elses() {
     assert_eq!(answer.status, StatusCode::OK, "staff see all");
 }
 
-#[tokio::test]
-async fn everything_that_is_wrong_is_named() {
-    let api = Api::start().await;
-    let with = |name: &str, value: Value| {
-        let mut body = json!({"url": "https://example.com/"});
-        body[name] = value;
-        body
-    };
+/// Of each field, values that it cannot have.
+fn wrong_values() -> Vec<(&'static str, Vec<Value>)> {
     let long = "x".repeat(2050);
-    for (name, values) in [
+    vec![
         (
             "url",
             vec![
@@ -238,12 +232,25 @@ async fn everything_that_is_wrong_is_named() {
             ],
         ),
         ("urll", vec![json!("https://example.com/")]),
-    ] {
+    ]
+}
+
+#[tokio::test]
+async fn everything_that_is_wrong_is_named() {
+    let api = Api::start().await;
+    for (name, values) in wrong_values() {
         for value in values {
-            let wrong = api.wrong(Method::POST, ENDPOINTS, &with(name, value.clone())).await;
+            let mut body = json!({"url": "https://example.com/"});
+            body[name] = value.clone();
+            let wrong = api.wrong(Method::POST, ENDPOINTS, &body).await;
             assert_eq!(wrong, [name], "{value}");
         }
     }
+}
+
+#[tokio::test]
+async fn several_wrong_fields_are_named_at_once_and_nothing_is_made() {
+    let api = Api::start().await;
     let both = json!({"url": "nowhere", "payload": "fat", "colour": "red"});
     assert_eq!(api.wrong(Method::POST, ENDPOINTS, &both).await, ["url", "payload", "colour"]);
     assert_eq!(api.wrong(Method::POST, ENDPOINTS, &json!({})).await, ["url"]);
@@ -252,8 +259,13 @@ async fn everything_that_is_wrong_is_named() {
     let answer = api.call(request.header("x-api-key", &api.owner_key), "{\"url\":").await;
     answer.assert_error(StatusCode::BAD_REQUEST);
     assert_eq!(api.done(Method::GET, ENDPOINTS, &Value::Null).await, json!([]), "none was made");
+}
 
-    let path = at(ENDPOINTS, &api.create(&with("secret", json!(SECRET))).await["id"]);
+#[tokio::test]
+async fn a_wrong_change_is_named_and_changes_nothing() {
+    let api = Api::start().await;
+    let made = api.create(&json!({"url": "https://example.com/"})).await;
+    let path = at(ENDPOINTS, &made["id"]);
     let owner = json!({"owner": 8, "url": "https://127.0.0.1.nip/\u{0}"});
     assert!(api.wrong(Method::PATCH, &path, &owner).await.contains(&"owner".to_owned()));
     for (name, value) in [("url", json!("http://10.0.0.1/")), ("payload", json!(null))] {
@@ -286,7 +298,7 @@ async fn a_secret_of_their_own_is_taken_and_rotated() {
     let live = async || {
         let kept = api.test.store.endpoint(id(&made)).await.unwrap().unwrap();
         let secrets = open_secrets(&keyring(), &kept.sealed_secret).unwrap();
-        secrets.live(noon()).map(|secret| secret.reveal()).collect::<Vec<_>>()
+        secrets.live(noon()).map(Secret::reveal).collect::<Vec<_>>()
     };
     let rotated = api.done(Method::POST, &rotate, &Value::Null).await;
     let second = rotated["secret"].as_str().unwrap().to_owned();

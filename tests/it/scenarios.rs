@@ -399,13 +399,7 @@ async fn an_endpoint_that_only_fails_is_disabled_its_owner_told_and_everything_c
     // Those 120 hours are over with what is tried again now.
     until("it is disabled", async || disabled().await.as_deref() == Some("failing")).await;
     until("its owner is told", async || healthy.told().len() == 1).await;
-    let told = healthy.told().remove(0).json();
-    assert_eq!(told["type"], "endpoint.disabled");
-    assert_eq!(
-        (&told["data"]["endpoint_id"], &told["data"]["reason"]),
-        (&json!(failing_id), &json!("failing"))
-    );
-    assert!(told["data"]["failures"].as_u64().unwrap() >= 20, "{told}");
+    assert_tells_of_disabled(&healthy, failing_id);
     let (during, first_ids) = (fresh_id(), ids_of(&failing));
     inside.take(&ended(during)).await;
     sessions.push(during);
@@ -438,6 +432,14 @@ async fn an_endpoint_that_only_fails_is_disabled_its_owner_told_and_everything_c
     let all_ids = ids_of(&failing);
     assert!(first_ids.is_subset(&all_ids), "the same ids");
     assert_eq!(all_ids.len(), sessions.len(), "and the one that was born cancelled");
+}
+
+fn assert_tells_of_disabled(receiver: &Receiver, endpoint_id: Uuid) {
+    let told = receiver.told().remove(0).json();
+    assert_eq!(told["type"], "endpoint.disabled");
+    assert_eq!(told["data"]["endpoint_id"], json!(endpoint_id));
+    assert_eq!(told["data"]["reason"], "failing");
+    assert!(told["data"]["failures"].as_u64().unwrap() >= 20, "{told}");
 }
 
 fn ids_of(receiver: &Receiver) -> HashSet<String> {
