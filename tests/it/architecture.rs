@@ -79,6 +79,26 @@ fn both_databases_have_the_same_migrations() {
     assert!(!postgres.is_empty());
 }
 
+/// The webhook page says which test proves what: a test that is renamed or gone would make it lie.
+#[test]
+fn the_tests_that_the_documents_name_exist() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut paths = Vec::new();
+    ["src", "tests"].iter().for_each(|folder| collect_rust_files(&root.join(folder), &mut paths));
+    let code: String = paths.iter().map(|path| fs::read_to_string(path).unwrap()).collect();
+    let page = fs::read_to_string(root.join("docs/webhooks.md")).unwrap();
+    let (_, proofs) = page.split_once("## Every rule").unwrap();
+    let rows = proofs.lines().filter_map(|line| line.strip_suffix('|')?.rsplit('|').next());
+    let named: Vec<&str> = rows
+        .flat_map(|cell| cell.split('`').skip(1).step_by(2))
+        .filter(|name| name.contains('_'))
+        .collect();
+    assert!(named.len() > 50, "{named:?}");
+    let is_missing = |name: &&&str| !code.contains(&format!("fn {name}("));
+    let missing: Vec<_> = named.iter().filter(is_missing).collect();
+    assert!(missing.is_empty(), "there are no such tests: {missing:?}");
+}
+
 #[test]
 fn the_scan_sees_every_way_to_name_a_module() {
     let code =
