@@ -231,6 +231,25 @@ class Finalizer:
         wait_for(ready, 30, f"{process.name} to be ready")
 
 
+class Receiver:
+    """One of the example receivers, and its endpoint."""
+
+    def __init__(self, lab, finalizer, key, name, command):
+        self.name = name
+        self.log = lab.folder / f"{name}.ndjson"
+        # The secret is known only once the endpoint is there, and the endpoint needs the port.
+        port = free_port()
+        secret = finalizer.ask("endpoints", "add", f"http://127.0.0.1:{port}/", "--owner", "all")["secret"]
+        environment = {**finalizer.environment, "WEBHOOK_SECRET": secret, "FINALIZER_API_KEY": key}
+        command = [*command, "--listen", f"127.0.0.1:{port}", "--api-url", finalizer.url, "--log", self.log]
+        self.process = lab.start(f"receiver-{name}", command, environment)
+        self.process.wait_for_line("listening")
+
+    def lines(self):
+        with open(self.log) as log:
+            return [json.loads(line) for line in log]
+
+
 def clean_environment():
     """Nothing of the caller's settings leaks in, and no proxy stands before loopback."""
     kept = {name: value for name, value in os.environ.items()
