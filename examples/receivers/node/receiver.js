@@ -91,7 +91,7 @@ function setting(name) {
   const value = process.env[name];
   if (!value) {
     console.error(`set ${name} in the environment`);
-    process.exit(2);
+    process.exit(1);
   }
   return value;
 }

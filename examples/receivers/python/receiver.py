@@ -113,6 +113,10 @@ class Handler(BaseHTTPRequestHandler):
         """The log file says it all."""
 
 
+def setting(name):
+    return os.environ.get(name) or sys.exit(f"set {name} in the environment")
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--listen", default="127.0.0.1:9000", metavar="HOST:PORT")
@@ -122,8 +126,8 @@ def main():
     host, _, port = options.listen.rpartition(":")
     with open(options.log, "a") as log:
         receiver = Receiver(
-            (host, int(port)), Webhook(os.environ["WEBHOOK_SECRET"]), options.api_url,
-            os.environ["FINALIZER_API_KEY"], log,
+            (host, int(port)), Webhook(setting("WEBHOOK_SECRET")), options.api_url,
+            setting("FINALIZER_API_KEY"), log,
         )
         print(f"listening on http://{host}:{receiver.server_port}", flush=True)
         receiver.serve_forever()
