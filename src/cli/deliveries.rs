@@ -191,10 +191,11 @@ impl ShowDelivery {
             output::remark(format!("There is no delivery {}.", self.delivery_id));
             return Err(Stop::SomeFailed);
         };
-        let mut shown = delivery_story_data(&found, true);
+        let shown = delivery_story_data(&found, true);
         if self.output.json {
             return output::data(&shown);
         }
+        let mut shown: Value = serde_json::from_str(shown.get()).map_err(anyhow::Error::from)?;
         let attempts = shown["attempts"].take();
         output::members(&shown)?;
         for attempt in attempts.as_array().into_iter().flatten() {

@@ -16,7 +16,7 @@ use crate::courier::{
     seal_headers,
 };
 use crate::secrets::Keyring;
-use crate::store::{Endpoint, EndpointHealth, SharedStore};
+use crate::store::{BY_HAND, Endpoint, EndpointHealth, SharedStore};
 use crate::webhook::{
     EventType, LONGEST_OVERLAP, MessageId, OwnHeaders, PayloadKind, Secret, check_rate_limit,
     check_timeout,
@@ -423,9 +423,6 @@ impl PingEndpoint {
         if self.output.json { output::data(&shown) } else { output::members(&shown) }
     }
 }
-
-/// Why an endpoint is disabled when somebody wants it so.
-const BY_HAND: &str = "by_hand";
 
 async fn endpoint(store: &SharedStore, endpoint_id: Uuid) -> Result<Endpoint, Stop> {
     let found = store.endpoint(endpoint_id).await?;

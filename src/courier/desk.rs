@@ -44,6 +44,8 @@ pub struct Desk {
     pub(super) room: Notify,
     /// The same, for half of what may be in flight to it.
     pub(super) much_room: Notify,
+    /// A delivery found no room here and waits in the table.
+    pub(super) missed: Notify,
 }
 
 /// What may be claimed of endpoints that have something due.
@@ -85,6 +87,7 @@ impl Desk {
             disowned: Notify::new(),
             room: Notify::new(),
             much_room: Notify::new(),
+            missed: Notify::new(),
         };
         (desk, receiver)
     }
@@ -244,6 +247,9 @@ impl HandOff for Desk {
         let is_paused = state.paused.get(&endpoint_id).is_some_and(|until| *until > now);
         let handed = state.held.get(&endpoint_id).map_or(0, |held| held.handed);
         let is_full = handed >= HANDED_PER_ENDPOINT || state.room() == 0;
+        if is_full && !state.is_closed && !is_paused {
+            self.missed.notify_one();
+        }
         if state.is_closed || is_paused || is_full {
             return None;
         }
@@ -368,6 +374,19 @@ mod tests {
         assert!(desk.slots(&[due(8)]).is_any_full);
         arrivals.try_recv().unwrap().iter().for_each(|job| desk.free(job));
         assert!(desk.reserve(endpoint(8)).is_some());
+    }
+
+    #[test]
+    fn what_finds_no_room_is_told_to_the_sweep() {
+        let desk = desk();
+        desk.live(alive(10));
+        (0..HANDED_PER_ENDPOINT).for_each(|_| assert!(desk.reserve(endpoint(7)).is_some()));
+        assert!(desk.missed.notified().now_or_never().is_none());
+        assert_eq!(desk.reserve(endpoint(7)), None);
+        assert!(desk.missed.notified().now_or_never().is_some());
+        desk.pause(endpoint(8), SystemClock::machine_now() + chrono::TimeDelta::hours(1));
+        assert_eq!(desk.reserve(endpoint(8)), None);
+        assert!(desk.missed.notified().now_or_never().is_none(), "it waits for its time");
     }
 
     #[test]

@@ -16,6 +16,8 @@ const SWEEP_EVERY: Duration = Duration::from_secs(1);
 const RESCUE_EVERY: Duration = Duration::from_secs(3);
 /// While an endpoint with a limit of its own has something due.
 const LIMITED_EVERY: Duration = Duration::from_millis(200);
+/// Most transactions take less.
+const COMMITTED_WITHIN: Duration = Duration::from_millis(50);
 /// Between two sweeps, however much there is to do: so that a claim is worth its transaction.
 const BREATH: Duration = Duration::from_millis(20);
 
@@ -49,7 +51,13 @@ impl Sweeper {
     async fn wait(&self, pause: Pause) {
         let desk = &self.office.desk;
         match pause {
-            Pause::For(time) => sleep(time.max(BREATH)).await,
+            Pause::For(time) => {
+                let missed = timeout(time.max(BREATH), desk.missed.notified()).await;
+                if missed.is_ok() {
+                    // What found no room is being committed.
+                    sleep(COMMITTED_WITHIN).await;
+                }
+            }
             Pause::UntilRoom => {
                 // With much room it is worth its transaction now.
                 drop(timeout(BREATH, desk.much_room.notified()).await);

@@ -36,6 +36,7 @@ pub use delivery::{
     DueEndpoint, EndpointHealth, Next, Owed, Recorded, Slot, Verdict,
 };
 pub use open::{DatabaseUrl, OpenError, OpenMode, migrate, open};
+pub use record::BY_HAND;
 pub use redelivery::{
     MOST_PER_SECOND, PER_SECOND, Position, Redelivery, RedeliveryRange, RedeliveryState, Statuses,
 };

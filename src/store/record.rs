@@ -15,9 +15,12 @@ use crate::webhook::{EventType, Failing, MessageId, MessageKey, PayloadKind, dis
 /// few at a time: no transaction is as long as a backlog.
 pub(super) const CANCELLED_AT_ONCE: u32 = 1000;
 
-/// Why an endpoint is disabled.
+/// Why an endpoint is disabled: it said 410.
 const GONE: &str = "gone";
+/// It has only failed for too long.
 const FAILING: &str = "failing";
+/// Somebody wants it so.
+pub const BY_HAND: &str = "by_hand";
 
 /// What a batch of results says of one endpoint.
 #[derive(Debug, Default)]

@@ -408,6 +408,11 @@ async fn deliveries_are_seen_by_the_endpoints_owner_and_staff() {
         (&json!("exhausted"), &json!(500))
     );
     assert_eq!(data["body"]["type"], json!("session.finalized"));
+    let answer = api.get(&path, &api.owner_key).await;
+    let story = api.test.store.delivery(delivery_id).await.unwrap().unwrap();
+    let sent = std::str::from_utf8(&story.body).unwrap();
+    let shown = std::str::from_utf8(&answer.body).unwrap();
+    assert!(shown.contains(&format!("\"body\":{sent}")), "the bytes as they are sent: {shown}");
     assert_eq!(data["attempts"][0]["duration_ms"], json!(1.5));
     assert_eq!(data["attempts"][0]["response_head"], json!("HTTP/1.1 200 OK"));
     assert_eq!(data["attempts"][0]["address"], json!(null), "192.0.2.1 is not a public one");

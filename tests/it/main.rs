@@ -11,6 +11,7 @@ mod faults;
 mod harness;
 mod hostile;
 mod merge;
+mod migrations;
 mod oracle;
 mod samples;
 mod scenarios;

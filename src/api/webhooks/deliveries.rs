@@ -1,6 +1,7 @@
 //! `/api/webhooks/deliveries/`: what became of webhooks. Owners see those to their own endpoints.
 
 use axum::extract::State;
+use serde_json::value::RawValue;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
@@ -94,7 +95,7 @@ pub(super) async fn show(
     viewer: Viewer,
     Id(delivery_id): Id,
     State(state): State<ApiState>,
-) -> Result<Reply<Value>, ApiError> {
+) -> Result<Reply<Box<RawValue>>, ApiError> {
     let story = visible_story(&state, viewer, delivery_id).await?;
     let data = delivery_story_data(&story, viewer.is_staff);
     Ok(Reply { message: "The delivery and its attempts.".into(), data })

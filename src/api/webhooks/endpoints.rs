@@ -16,7 +16,7 @@ use super::{Id, NO_ENDPOINT, endpoint_data, visible_endpoint};
 use crate::courier::{
     self, Answer, PostError, RotateError, new_endpoint, new_secret, rotate, seal_headers,
 };
-use crate::store::{Endpoint, EndpointHealth};
+use crate::store::{BY_HAND, Endpoint, EndpointHealth};
 use crate::webhook::{
     EventType, LONGEST_OVERLAP, OVERLAP, OwnHeaders, PayloadKind, Secret, check_rate_limit,
     check_timeout,
@@ -138,9 +138,6 @@ pub(super) async fn disable(
     shown(&state, &endpoint, "The endpoint is disabled; what it is owed is cancelled.").await
 }
 
-/// Why an endpoint is disabled when somebody wants it so.
-pub(super) const BY_HAND: &str = "by_hand";
-
 pub(super) async fn rotate_secret(
     viewer: Viewer,
     Id(endpoint_id): Id,
@@ -179,8 +176,8 @@ pub(super) async fn ping(
     let _place = state
         .webhooks
         .pings
-        .try_acquire()
-        .map_err(|_| ApiError::Unavailable("Too many pings are on their way; try again."))?;
+        .begin(viewer.user)
+        .ok_or(ApiError::Unavailable("Too many pings are on their way; try again."))?;
     let (installation, now) = (state.store.installation().await?, state.clock.now());
     let pinged =
         courier::ping(&state.webhooks.client, &state.keyring, &endpoint, installation, now).await;

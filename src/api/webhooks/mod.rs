@@ -2,6 +2,7 @@
 
 mod deliveries;
 mod endpoints;
+mod pings;
 mod redeliveries;
 mod show;
 
@@ -11,8 +12,9 @@ use axum::Router;
 use axum::extract::{FromRequestParts, Path};
 use axum::routing::{MethodRouter, get, post};
 use http::request::Parts;
-use tokio::sync::Semaphore;
 use uuid::Uuid;
+
+use pings::Pings;
 
 pub use show::{delivery_data, delivery_story_data, endpoint_data, redelivery_data};
 
@@ -22,22 +24,19 @@ use super::error::ApiError;
 use crate::courier::{Client, Guard};
 use crate::store::Endpoint;
 
-/// Pings that are on their way at once: each may take as long as the endpoint's timeout.
-const PINGS: usize = 16;
-
 /// What the routes about webhooks need beside the store.
 pub struct Webhooks {
     /// Where webhooks may go.
     pub guard: Arc<Guard>,
     /// Tries endpoints out.
     pub client: Client,
-    pings: Semaphore,
+    pings: Pings,
 }
 
 impl Webhooks {
     /// With these rules and this client.
     pub fn new(guard: Arc<Guard>, client: Client) -> Self {
-        Self { guard, client, pings: Semaphore::new(PINGS) }
+        Self { guard, client, pings: Pings::default() }
     }
 }
 

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 
 use chrono::{DateTime, Utc};
+use serde::Serialize;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
@@ -67,15 +68,24 @@ pub fn delivery_data(delivery: &Delivery) -> Value {
     })
 }
 
-/// A delivery with the bytes that are sent and every attempt. Only staff see addresses that are not
-/// public: they tell of the network behind.
-pub fn delivery_story_data(story: &DeliveryStory, is_staff: bool) -> Value {
-    let mut data = delivery_data(&story.delivery);
-    let body: Option<&RawValue> = serde_json::from_slice(&story.body).ok();
+/// A delivery with every attempt, and the bytes that are sent just as they are. Only staff see
+/// addresses that are not public: they tell of the network behind.
+pub fn delivery_story_data(story: &DeliveryStory, is_staff: bool) -> Box<RawValue> {
+    #[derive(Serialize)]
+    struct Data<'a> {
+        #[serde(flatten)]
+        delivery: Value,
+        body: Option<&'a RawValue>,
+        attempts: Vec<Value>,
+    }
+
     let attempts = story.attempts.iter().map(|attempt| attempt_data(attempt, is_staff));
-    data["body"] = json!(body);
-    data["attempts"] = attempts.collect();
-    data
+    let data = Data {
+        delivery: delivery_data(&story.delivery),
+        body: serde_json::from_slice(&story.body).ok(),
+        attempts: attempts.collect(),
+    };
+    serde_json::value::to_raw_value(&data).expect("what is stored can be shown")
 }
 
 fn attempt_data(attempt: &Attempt, is_staff: bool) -> Value {

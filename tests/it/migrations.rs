@@ -1,0 +1,84 @@
+//! A database that an earlier release has filled is brought up to date with all that is in it.
+
+use finalizer::store::{DeliveryState, OpenMode, SharedStore, migrate, open};
+use finalizer::webhook::{DEFAULT_TIMEOUT_SECONDS, Secret, SigningSecrets};
+use sqlx::migrate::{Migrate, Migration, MigrationType, Migrator};
+use sqlx::{Connection as _, SqlStr};
+use uuid::Uuid;
+
+use crate::harness::{after, empty_postgres};
+
+const ENDPOINT: Uuid = Uuid::from_u128(1);
+const SESSION: Uuid = Uuid::from_u128(2);
+const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
+
+/// The first release's layout.
+fn first(statements: &'static str) -> Migrator {
+    let statements = SqlStr::from_static(statements);
+    let initial = Migration::new(1, "initial".into(), MigrationType::Simple, statements, false);
+    Migrator::with_migrations(vec![initial])
+}
+
+async fn fill<C: Migrate>(connection: &mut C, statements: &'static str) {
+    first(statements).run_direct(None, connection, false).await.unwrap();
+}
+
+/// An endpoint, a message, and a delivery that is due.
+const ROWS: [&str; 3] = [
+    "INSERT INTO endpoints (endpoint_id, event_types, payload, url, sealed_secret, created_at)
+        VALUES ($1, 'session.finalized', 'thin', 'https://example.com/', $2, $3)",
+    "INSERT INTO messages (message_id, type, session_id, thin, created_at)
+        VALUES ($2, 'session.finalized', $1, $2, $3)",
+    "INSERT INTO deliveries (delivery_id, message_id, endpoint_id, payload, state, is_retry,
+            attempts, next_attempt_at, created_at)
+        VALUES ($1, $2, $1, 'thin', 'pending', FALSE, 0, $3, $3)",
+];
+
+/// What the rows are bound to.
+fn values() -> [(Uuid, Vec<u8>); 3] {
+    let message_id = vec![7; 16];
+    [(ENDPOINT, SECRET.into()), (SESSION, message_id.clone()), (ENDPOINT, message_id)]
+}
+
+async fn assert_up_to_date(store: SharedStore) {
+    let endpoint = store.endpoint(ENDPOINT).await.unwrap().unwrap();
+    assert_eq!(endpoint.timeout_seconds, DEFAULT_TIMEOUT_SECONDS);
+    assert_eq!((endpoint.rate_limit_per_minute, endpoint.sealed_headers), (None, None));
+    let secrets = std::str::from_utf8(&endpoint.sealed_secret).unwrap();
+    let secrets = SigningSecrets::parse(secrets).unwrap();
+    let live: Vec<String> = secrets.live(after(0)).map(Secret::reveal).collect();
+    assert_eq!(live, [SECRET], "what was sealed then is read now");
+    assert_eq!(store.due_endpoints(after(1)).await.unwrap().len(), 1);
+    let delivery = store.deliveries_of(SESSION).await.unwrap().remove(0);
+    assert_eq!((delivery.state, delivery.redelivered_after), (DeliveryState::Pending, None));
+}
+
+#[tokio::test]
+async fn a_filled_postgres_is_brought_up_to_date() {
+    let url = empty_postgres().await;
+    let mut connection = sqlx::PgConnection::connect(url.as_str()).await.unwrap();
+    fill(&mut connection, include_str!("../../migrations/postgres/0001_initial.sql")).await;
+    for (statement, (id, bytes)) in ROWS.into_iter().zip(values()) {
+        let row = sqlx::query(statement).bind(id).bind(bytes).bind(after(0));
+        row.execute(&mut connection).await.unwrap();
+    }
+    connection.close().await.unwrap();
+    migrate(url.as_str()).await.unwrap();
+    assert_up_to_date(open(url.as_str(), OpenMode::Existing).await.unwrap()).await;
+}
+
+#[tokio::test]
+async fn a_filled_sqlite_is_brought_up_to_date_by_opening_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("old.db");
+    let options = sqlx::sqlite::SqliteConnectOptions::new().filename(&path).create_if_missing(true);
+    let mut connection = sqlx::SqliteConnection::connect_with(&options).await.unwrap();
+    fill(&mut connection, include_str!("../../migrations/sqlite/0001_initial.sql")).await;
+    for (statement, (id, bytes)) in ROWS.into_iter().zip(values()) {
+        let row = sqlx::query(statement).bind(id).bind(bytes).bind(after(0));
+        row.execute(&mut connection).await.unwrap();
+    }
+    connection.close().await.unwrap();
+    let url = format!("sqlite://{}", path.display());
+    assert_up_to_date(open(&url, OpenMode::Existing).await.unwrap()).await;
+}
