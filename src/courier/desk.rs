@@ -19,6 +19,12 @@ const HANDED_PER_ENDPOINT: usize = 256;
 const HELD_IN_ALL: usize = 20_000;
 /// Bytes of their bodies; a body that several deliveries share counts several times.
 const HELD_BYTES: usize = 256 << 20;
+/// The longest body there is, nearly: no more is claimed at once than there is room for if all
+/// were so long.
+const LONG_BODY: usize = 600 << 10;
+/// An endpoint holds at most this part of what is still free, so that many that hang leave room for
+/// the others.
+const SHARE_OF_FREE: usize = 16;
 /// Deliveries in one claim.
 const CLAIMED_AT_ONCE: usize = 1024;
 /// With less than this to live no POST is started: its result could come too late to count.
@@ -74,6 +80,14 @@ struct State {
 struct Held {
     handed: usize,
     claimed: usize,
+    bytes: usize,
+}
+
+impl Held {
+    /// It holds its share of the room in memory.
+    fn is_heavy(&self, free_bytes: usize) -> bool {
+        self.bytes > free_bytes / SHARE_OF_FREE
+    }
 }
 
 impl Desk {
@@ -109,7 +123,13 @@ impl Desk {
     }
 
     fn arrive(&self, jobs: Vec<Job>) {
-        self.state().bytes += jobs.iter().map(|job| job.owed.body.len()).sum::<usize>();
+        let mut state = self.state();
+        for job in &jobs {
+            let bytes = job.owed.body.len();
+            state.bytes += bytes;
+            state.held.entry(job.owed.endpoint_id).or_default().bytes += bytes;
+        }
+        drop(state);
         if let Err(unsent) = self.arrivals.send(jobs) {
             unsent.0.iter().for_each(|job| self.free(job));
         }
@@ -118,7 +138,11 @@ impl Desk {
     /// A delivery is held no more: recorded, given back or dropped.
     pub(super) fn free(&self, job: &Job) {
         let mut state = self.state();
-        state.bytes = state.bytes.saturating_sub(job.owed.body.len());
+        let bytes = job.owed.body.len();
+        state.bytes = state.bytes.saturating_sub(bytes);
+        if let Some(held) = state.held.get_mut(&job.owed.endpoint_id) {
+            held.bytes = held.bytes.saturating_sub(bytes);
+        }
         let claimed = state.release(job.owed.endpoint_id, job.is_claimed);
         drop(state);
         if job.is_claimed {
@@ -139,7 +163,8 @@ impl Desk {
         let now = self.clock.now();
         let mut state = self.state();
         state.paused.retain(|_, until| *until > now);
-        let mut room = state.room().min(CLAIMED_AT_ONCE);
+        let free_bytes = state.free_bytes();
+        let mut room = state.room().min(free_bytes / LONG_BODY).min(CLAIMED_AT_ONCE);
         let mut slots = Slots::default();
         // Each time another endpoint comes first: what room there is is not always the same one's.
         state.turn = state.turn.wrapping_add(1);
@@ -147,8 +172,10 @@ impl Desk {
         let endpoints = sooner.iter().chain(later);
         for due in endpoints.filter(|due| !state.paused.contains_key(&due.endpoint_id)) {
             let DueEndpoint { endpoint_id, rate_limit_per_minute } = *due;
-            let claimed = state.held.get(&endpoint_id).map_or(0, |held| held.claimed);
-            let free = PER_ENDPOINT.saturating_sub(claimed).min(room);
+            let held = state.held.get(&endpoint_id).copied().unwrap_or_default();
+            let share = PER_ENDPOINT.min(state.room() / SHARE_OF_FREE);
+            let own = share.saturating_sub(held.claimed).min(room);
+            let free = if held.is_heavy(free_bytes) { 0 } else { own };
             room -= free;
             match u32::try_from(free) {
                 Ok(0) | Err(_) => slots.is_any_full = true,
@@ -222,7 +249,11 @@ impl State {
 
     /// How many more deliveries this process can hold.
     fn room(&self) -> usize {
-        if self.bytes < HELD_BYTES { HELD_IN_ALL.saturating_sub(self.total) } else { 0 }
+        if self.free_bytes() > 0 { HELD_IN_ALL.saturating_sub(self.total) } else { 0 }
+    }
+
+    fn free_bytes(&self) -> usize {
+        HELD_BYTES.saturating_sub(self.bytes)
     }
 
     /// How many claimed deliveries of the endpoint are left.
@@ -245,8 +276,9 @@ impl HandOff for Desk {
         let mut state = self.state();
         let process = state.lively_process()?;
         let is_paused = state.paused.get(&endpoint_id).is_some_and(|until| *until > now);
-        let handed = state.held.get(&endpoint_id).map_or(0, |held| held.handed);
-        let is_full = handed >= HANDED_PER_ENDPOINT || state.room() == 0;
+        let held = state.held.get(&endpoint_id).copied().unwrap_or_default();
+        let share = HANDED_PER_ENDPOINT.min(state.room() / SHARE_OF_FREE);
+        let is_full = held.handed >= share || held.is_heavy(state.free_bytes());
         if is_full && !state.is_closed && !is_paused {
             self.missed.notify_one();
         }
@@ -293,6 +325,20 @@ mod tests {
 
     fn endpoint(number: u128) -> Uuid {
         Uuid::from_u128(number)
+    }
+
+    fn owed(number: u128, body: bytes::Bytes) -> Owed {
+        Owed {
+            delivery_id: Uuid::nil(),
+            process_id: Uuid::from_u128(1),
+            message_id: crate::webhook::MessageId([0; 16]),
+            endpoint_id: endpoint(number),
+            owner: None,
+            event_type: crate::webhook::EventType::SessionFinalized,
+            body,
+            attempts: 0,
+            redelivered_after: None,
+        }
     }
 
     fn due(number: u128) -> DueEndpoint {
@@ -349,10 +395,38 @@ mod tests {
     fn all_endpoints_together_take_20000() {
         let desk = desk();
         desk.live(alive(10));
-        let reserved =
-            (0..30_000).filter(|number| desk.reserve(endpoint(number / 100)).is_some()).count();
-        assert_eq!(reserved, 20_000);
+        let reserved = (0..300 * 256).filter(|n| desk.reserve(endpoint(n / 256)).is_some());
+        let reserved = reserved.count();
+        assert!((19_900..=20_000).contains(&reserved), "{reserved}");
         assert_eq!(desk.slots(&[due(9999)]), Slots { free: vec![], is_any_full: true });
+    }
+
+    #[test]
+    fn many_endpoints_that_hang_leave_room_for_others() {
+        let desk = desk();
+        desk.live(alive(10));
+        for number in 0..100 {
+            while desk.reserve(endpoint(number)).is_some() {}
+        }
+        let others = (0..8).filter(|number| desk.reserve(endpoint(1000 + number)).is_some());
+        assert_eq!(others.count(), 8);
+        assert!(!desk.slots(&[due(2000)]).free.is_empty());
+    }
+
+    #[test]
+    fn an_endpoint_with_long_bodies_leaves_room_for_others() {
+        let (desk, _arrivals) = Desk::new(Arc::new(SystemClock::default()));
+        desk.live(alive(10));
+        let body: bytes::Bytes = vec![0; LONG_BODY].into();
+        let mut taken = 0;
+        while desk.reserve(endpoint(7)).is_some() {
+            desk.accept(vec![owed(7, body.clone())]);
+            taken += 1;
+        }
+        assert!(taken < HANDED_PER_ENDPOINT, "{taken}");
+        assert!(desk.reserve(endpoint(8)).is_some());
+        let slots = desk.slots(&[due(7), due(8)]);
+        assert!(slots.is_any_full && slots.free.len() == 1, "{slots:?}");
     }
 
     #[test]
@@ -360,16 +434,7 @@ mod tests {
         let (desk, mut arrivals) = Desk::new(Arc::new(SystemClock::default()));
         desk.live(alive(10));
         assert!(desk.reserve(endpoint(7)).is_some());
-        desk.accept(vec![Owed {
-            delivery_id: Uuid::nil(),
-            process_id: Uuid::from_u128(1),
-            message_id: crate::webhook::MessageId([0; 16]),
-            endpoint_id: endpoint(7),
-            event_type: crate::webhook::EventType::SessionFinalized,
-            body: vec![0; HELD_BYTES].into(),
-            attempts: 0,
-            redelivered_after: None,
-        }]);
+        desk.accept(vec![owed(7, vec![0; HELD_BYTES].into())]);
         assert_eq!(desk.reserve(endpoint(8)), None);
         assert!(desk.slots(&[due(8)]).is_any_full);
         arrivals.try_recv().unwrap().iter().for_each(|job| desk.free(job));
@@ -392,7 +457,7 @@ mod tests {
     #[test]
     fn half_of_an_endpoints_places_free_again_is_much_room() {
         let desk = desk();
-        desk.state().held.insert(endpoint(7), Held { handed: 0, claimed: PER_ENDPOINT });
+        desk.state().held.insert(endpoint(7), Held { claimed: PER_ENDPOINT, ..Held::default() });
         let free_one = || {
             let claimed = desk.state().release(endpoint(7), true);
             desk.tell_room(claimed);
@@ -410,7 +475,8 @@ mod tests {
         let endpoints: Vec<_> = (0..100).map(due).collect();
         let slots = (0..100).flat_map(|_| desk.slots(&endpoints).free);
         let served: std::collections::HashSet<_> = slots.map(|slot| slot.endpoint_id).collect();
-        assert_eq!(desk.slots(&endpoints).free.len(), 16);
+        // If all bodies were long there would be room for 436, 64 of an endpoint.
+        assert_eq!(desk.slots(&endpoints).free.len(), 7);
         assert_eq!(served.len(), 100);
     }
 

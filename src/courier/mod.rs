@@ -60,8 +60,8 @@ use crate::webhook::LONGEST_TIMEOUT_SECONDS;
 
 /// No attempt takes longer: the longest timeout that an endpoint can have.
 pub const LONGEST_ATTEMPT: Duration = Duration::from_secs(LONGEST_TIMEOUT_SECONDS as u64);
-/// Attempts in flight in this process.
-const IN_FLIGHT: usize = 1024;
+/// Attempts in flight in this process; one owner has half of it at most.
+const IN_FLIGHT: usize = 2048;
 /// Results that wait to be written; beyond that, attempts wait.
 const UNWRITTEN: usize = 1024;
 /// For attempts in flight at the shutdown, beyond their deadline.

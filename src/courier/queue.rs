@@ -1,4 +1,5 @@
-//! Which delivery goes next. Pure: no endpoint waits for another, no first attempt for a retry.
+//! Which delivery goes next. Pure: no endpoint waits for another, no owner for another's endpoints,
+//! no first attempt for a retry.
 
 use std::collections::{HashMap, VecDeque};
 
@@ -10,8 +11,11 @@ use crate::store::Owed;
 pub(super) const PER_ENDPOINT: usize = 64;
 /// A slowed endpoint keeps two: one for retries, one that only first attempts may take.
 const LEAST_PER_ENDPOINT: usize = 2;
-/// An endpoint takes at most this part of what is still free, so that many endpoints that hang
-/// leave room for the others.
+/// All endpoints of one owner together take at most this part of what other owners leave: however
+/// many of them hang.
+const SHARE_OF_OWNER: usize = 2;
+/// An endpoint takes at most this part of what is still free of its owner's share, so that many
+/// endpoints that hang leave room for the others.
 const SHARE_OF_FREE: usize = 8;
 
 /// A delivery that this process holds.
@@ -43,7 +47,16 @@ pub(super) enum Pace {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Place {
     pub(super) endpoint_id: Uuid,
+    owner: Option<i64>,
     is_retry: bool,
+}
+
+/// Whose endpoints these are; `None`: staff's, who hear of everyone's sessions.
+#[derive(Debug, Default)]
+struct Owner {
+    in_flight: usize,
+    /// Endpoints that wait until another of theirs has ended.
+    waiting: Vec<Uuid>,
 }
 
 #[derive(Debug)]
@@ -53,6 +66,7 @@ struct Line {
     in_flight: usize,
     retries_in_flight: usize,
     limit: usize,
+    owner: Option<i64>,
     /// It stands in `Queues::ready`.
     is_ready: bool,
 }
@@ -65,6 +79,7 @@ impl Default for Line {
             in_flight: 0,
             retries_in_flight: 0,
             limit: PER_ENDPOINT,
+            owner: None,
             is_ready: false,
         }
     }
@@ -95,6 +110,7 @@ impl Line {
 #[derive(Debug)]
 pub(super) struct Queues {
     lines: HashMap<Uuid, Line>,
+    owners: HashMap<Option<i64>, Owner>,
     ready: VecDeque<Uuid>,
     in_flight: usize,
     total: usize,
@@ -103,12 +119,14 @@ pub(super) struct Queues {
 impl Queues {
     /// Empty queues that let `total` attempts be in flight.
     pub(super) fn new(total: usize) -> Self {
-        Self { lines: HashMap::new(), ready: VecDeque::new(), in_flight: 0, total }
+        let (lines, owners, ready) = (HashMap::new(), HashMap::new(), VecDeque::new());
+        Self { lines, owners, ready, in_flight: 0, total }
     }
 
     pub(super) fn push(&mut self, job: Job) {
         let endpoint_id = job.owed.endpoint_id;
         let line = self.lines.entry(endpoint_id).or_default();
+        line.owner = job.owed.owner;
         let jobs = if job.is_retry() { &mut line.retries } else { &mut line.first };
         jobs.push_back(job);
         self.make_ready(endpoint_id);
@@ -118,17 +136,28 @@ impl Queues {
     pub(super) fn next(&mut self) -> Option<(Place, Job)> {
         while self.in_flight < self.total {
             let endpoint_id = self.ready.pop_front()?;
-            let share = ((self.total - self.in_flight) / SHARE_OF_FREE).max(LEAST_PER_ENDPOINT);
+            let free = self.total - self.in_flight;
             let Some(line) = self.lines.get_mut(&endpoint_id) else { continue };
             line.is_ready = false;
+            let owner = self.owners.entry(line.owner).or_default();
+            let of_owner = ((free + owner.in_flight) / SHARE_OF_OWNER).max(LEAST_PER_ENDPOINT);
+            if owner.in_flight >= of_owner {
+                owner.waiting.push(endpoint_id);
+                continue;
+            }
+            let share = ((of_owner - owner.in_flight) / SHARE_OF_FREE).max(LEAST_PER_ENDPOINT);
             // A line that may start nothing now has something in flight, or is empty. It gets
             // ready again when that is over.
             if let Some(job) = line.next(share) {
                 self.in_flight += 1;
+                owner.in_flight += 1;
+                let place = Place { endpoint_id, owner: line.owner, is_retry: job.is_retry() };
                 self.make_ready(endpoint_id);
-                return Some((Place { endpoint_id, is_retry: job.is_retry() }, job));
+                return Some((place, job));
             }
+            let owner = line.owner;
             self.forget_if_at_rest(endpoint_id);
+            self.forget_if_idle(owner);
         }
         None
     }
@@ -136,6 +165,7 @@ impl Queues {
     /// An attempt is over.
     pub(super) fn finished(&mut self, place: Place, change: Pace) {
         self.in_flight -= 1;
+        self.finished_for(place.owner);
         let Some(line) = self.lines.get_mut(&place.endpoint_id) else { return };
         line.in_flight -= 1;
         line.retries_in_flight -= usize::from(place.is_retry);
@@ -145,6 +175,17 @@ impl Queues {
             Pace::Same => line.limit,
         };
         self.make_ready(place.endpoint_id);
+    }
+
+    /// The owner's endpoints that waited may have their turn.
+    fn finished_for(&mut self, owner: Option<i64>) {
+        let Some(of_owner) = self.owners.get_mut(&owner) else { return };
+        of_owner.in_flight -= 1;
+        let waiting = std::mem::take(&mut of_owner.waiting);
+        self.forget_if_idle(owner);
+        for endpoint_id in waiting {
+            self.make_ready(endpoint_id);
+        }
     }
 
     /// Takes out what waits for one endpoint.
@@ -167,6 +208,13 @@ impl Queues {
         }
     }
 
+    fn forget_if_idle(&mut self, owner: Option<i64>) {
+        let is_idle = |of_owner: &Owner| of_owner.in_flight == 0 && of_owner.waiting.is_empty();
+        if self.owners.get(&owner).is_some_and(is_idle) {
+            self.owners.remove(&owner);
+        }
+    }
+
     fn forget_if_at_rest(&mut self, endpoint_id: Uuid) {
         if self.lines.get(&endpoint_id).is_some_and(Line::is_at_rest) {
             self.lines.remove(&endpoint_id);
@@ -182,12 +230,18 @@ mod tests {
     use super::*;
     use crate::webhook::{EventType, MessageId};
 
+    /// A job for an endpoint; each is of an owner of its own.
     fn job(endpoint: u128, attempts: u32) -> Job {
+        job_of(i64::try_from(endpoint).unwrap(), endpoint, attempts)
+    }
+
+    fn job_of(owner: i64, endpoint: u128, attempts: u32) -> Job {
         let owed = Owed {
             delivery_id: Uuid::nil(),
             process_id: Uuid::nil(),
             message_id: MessageId([0; 16]),
             endpoint_id: Uuid::from_u128(endpoint),
+            owner: Some(owner),
             event_type: EventType::SessionFinalized,
             body: Bytes::new(),
             attempts,
@@ -207,7 +261,7 @@ mod tests {
 
     #[test]
     fn an_endpoint_with_a_backlog_does_not_hold_up_another() {
-        let mut queues = Queues::new(1024);
+        let mut queues = Queues::new(2048);
         (0..1000).for_each(|_| queues.push(job(1, 0)));
         queues.push(job(2, 0));
         let started = start_all(&mut queues);
@@ -216,7 +270,7 @@ mod tests {
 
     #[test]
     fn endpoints_are_served_in_turn() {
-        let mut queues = Queues::new(1024);
+        let mut queues = Queues::new(2048);
         (0..3).for_each(|_| queues.push(job(1, 0)));
         (0..3).for_each(|_| queues.push(job(2, 0)));
         let order: Vec<_> =
@@ -226,7 +280,7 @@ mod tests {
 
     #[test]
     fn first_attempts_go_before_retries_and_retries_leave_half_of_the_places() {
-        let mut queues = Queues::new(1024);
+        let mut queues = Queues::new(2048);
         (0..100).for_each(|_| queues.push(job(1, 3)));
         assert_eq!(start_all(&mut queues).len(), 32);
         (0..10).for_each(|_| queues.push(job(1, 0)));
@@ -234,7 +288,7 @@ mod tests {
         assert_eq!(started.len(), 10);
         assert!(started.iter().all(|(_, job)| job.owed.attempts == 0));
 
-        let mut queues = Queues::new(1024);
+        let mut queues = Queues::new(2048);
         queues.push(job(1, 3));
         queues.push(job(1, 0));
         assert_eq!(queues.next().unwrap().1.owed.attempts, 0);
@@ -259,8 +313,33 @@ mod tests {
     }
 
     #[test]
+    fn one_owners_flood_to_many_endpoints_leaves_room_for_other_owners() {
+        let mut queues = Queues::new(2048);
+        for endpoint in 0..100 {
+            (0..100).for_each(|_| queues.push(job_of(7, endpoint, 0)));
+        }
+        let mut hanging = start_all(&mut queues);
+        assert!(hanging.len() <= 2048 / SHARE_OF_OWNER, "{}", hanging.len());
+        (0..64).for_each(|_| queues.push(job_of(8, 1000, 0)));
+        let others = start_all(&mut queues);
+        assert!(started_for(&others, 1000) >= 50, "{}", others.len());
+        // What waited has its turn as others of its owner end, and nothing is forgotten.
+        let mut served: std::collections::HashSet<_> =
+            hanging.iter().map(|(place, _)| place.endpoint_id).collect();
+        let mut done = 0;
+        while let Some((place, _)) = hanging.pop() {
+            queues.finished(place, Pace::Same);
+            hanging.extend(start_all(&mut queues));
+            served.extend(hanging.iter().map(|(place, _)| place.endpoint_id));
+            done += 1;
+        }
+        assert_eq!((done, served.len()), (100 * 100, 100));
+        assert!(queues.owners.keys().all(|owner| *owner == Some(8)), "{:?}", queues.owners);
+    }
+
+    #[test]
     fn an_overloaded_endpoint_is_slowed_down_and_recovers() {
-        let mut queues = Queues::new(1024);
+        let mut queues = Queues::new(2048);
         (0..500).for_each(|_| queues.push(job(1, 0)));
         let in_flight = start_all(&mut queues);
         for (place, _) in in_flight {
@@ -277,7 +356,7 @@ mod tests {
 
     #[test]
     fn a_slowed_endpoint_still_has_a_place_for_a_first_attempt() {
-        let mut queues = Queues::new(1024);
+        let mut queues = Queues::new(2048);
         queues.push(job(1, 0));
         for _ in 0..10 {
             let (place, _) = queues.next().unwrap();
@@ -297,14 +376,14 @@ mod tests {
         /// Whatever the order of arrivals and endings, everything goes out once, within limits.
         #[test]
         fn everything_goes_out(
-            arrivals in proptest::collection::vec((0..6_u128, 0..2_u32), 0..400),
+            arrivals in proptest::collection::vec((0..3_i64, 0..6_u128, 0..2_u32), 0..400),
             picks in proptest::collection::vec(any::<prop::sample::Index>(), 400),
             total in 1..40_usize,
         ) {
             let mut queues = Queues::new(total);
             let count = arrivals.len();
-            for (endpoint, attempts) in arrivals {
-                queues.push(job(endpoint, attempts));
+            for (owner, endpoint, attempts) in arrivals {
+                queues.push(job_of(owner, u128::from(owner.unsigned_abs()) * 10 + endpoint, attempts));
             }
             let (mut in_flight, mut done) = (Vec::new(), 0);
             for pick in picks {

@@ -110,6 +110,7 @@ impl World {
             process_id: Uuid::nil(),
             message_id: MessageId(*delivery_id.as_bytes()),
             endpoint_id,
+            owner: None,
             event_type: EventType::SessionFinalized,
             body: Bytes::from(format!("{{\"delivery\":\"{delivery_id}\"}}")),
             attempts,

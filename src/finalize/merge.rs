@@ -136,6 +136,8 @@ pub struct NewDelivery {
     pub message: usize,
     /// To whom.
     pub endpoint_id: Uuid,
+    /// Whose endpoint that is.
+    pub owner: Option<i64>,
     /// Which body.
     pub payload: PayloadKind,
     /// The endpoint is disabled: the delivery is born cancelled.
@@ -413,6 +415,7 @@ impl Merge<'_> {
                 self.plan.deliveries.push(NewDelivery {
                     message: position,
                     endpoint_id: endpoint.endpoint_id,
+                    owner: endpoint.owner,
                     payload: endpoint.payload,
                     is_cancelled: endpoint.disabled.is_some(),
                     is_limited: endpoint.rate_limit_per_minute.is_some(),

@@ -17,6 +17,8 @@ pub struct Owed {
     pub message_id: MessageId,
     /// The endpoint.
     pub endpoint_id: Uuid,
+    /// Whose endpoint it is; `None`: staff's, who hear of everyone's sessions.
+    pub owner: Option<i64>,
     /// What the message tells.
     pub event_type: EventType,
     /// The exact bytes to send.

@@ -163,10 +163,12 @@ const CLAIM: &str = "WITH due AS (
         WHERE delivery_id = ANY (ARRAY(SELECT delivery_id FROM due))
         RETURNING delivery_id, process_id, message_id, endpoint_id, attempts, payload,
             redelivered_after)
-    SELECT delivery_id, process_id, claimed.message_id, endpoint_id, attempts, redelivered_after,
-        type,
-        CASE payload WHEN 'full' THEN full_body ELSE thin END AS body
-    FROM claimed JOIN messages ON messages.message_id = claimed.message_id";
+    SELECT delivery_id, process_id, claimed.message_id, claimed.endpoint_id, owner, attempts,
+        redelivered_after, type,
+        CASE claimed.payload WHEN 'full' THEN full_body ELSE thin END AS body
+    FROM claimed
+    JOIN messages ON messages.message_id = claimed.message_id
+    JOIN endpoints ON endpoints.endpoint_id = claimed.endpoint_id";
 
 /// Whoever is writing one of them at the moment is not waited for, nor is waited for by them.
 const CANCEL_PENDING: &str = "UPDATE deliveries

@@ -144,6 +144,7 @@ const CLAIM: &str = "UPDATE deliveries SET process_id = $1
           AND is_retry = $3 AND next_attempt_at <= $4
         ORDER BY next_attempt_at LIMIT $5)
     RETURNING delivery_id, process_id, message_id, endpoint_id, attempts, redelivered_after,
+        (SELECT owner FROM endpoints WHERE endpoints.endpoint_id = deliveries.endpoint_id) AS owner,
         (SELECT type FROM messages WHERE messages.message_id = deliveries.message_id) AS type,
         (SELECT CASE payload WHEN 'full' THEN full_body ELSE thin END
          FROM messages WHERE messages.message_id = deliveries.message_id) AS body";

@@ -185,6 +185,7 @@ fn deliveries(
                 process_id,
                 message_id: message.message_id,
                 endpoint_id,
+                owner: delivery.owner,
                 event_type: message.event_type,
                 body,
                 attempts: 0,
