@@ -67,8 +67,8 @@ impl Sweep {
         let slots = due.into_iter().take(ENDPOINTS).map(|due| {
             let free = left.min(PER_ENDPOINT);
             left -= free;
-            let DueEndpoint { endpoint_id, rate_limit_per_minute } = due;
-            Slot { endpoint_id, free, rate_limit_per_minute }
+            let DueEndpoint { endpoint_id, rate_limit_per_minute, .. } = due;
+            Slot { endpoint_id, free, free_for_retries: free, rate_limit_per_minute }
         });
         let slots: Vec<_> = slots.filter(|slot| slot.free > 0).collect();
         times.of("claim", store.claim(*process, *now, &slots)).await
@@ -101,6 +101,7 @@ fn delivered(owed: &Owed, now: DateTime<Utc>) -> AttemptResult {
     AttemptResult {
         delivery_id: owed.delivery_id,
         endpoint_id: owed.endpoint_id,
+        url: "http://127.0.0.1:9000/".into(),
         attempt,
         next: Next::Done,
         verdict: Verdict::Works,

@@ -7,6 +7,10 @@ ALTER TABLE endpoints ADD COLUMN rate_limit_per_minute INTEGER;
 ALTER TABLE endpoints ADD COLUMN version INTEGER NOT NULL DEFAULT 1;
 ALTER TABLE endpoints ADD COLUMN deleted_at TEXT;
 
+-- Deleted ones stay for the record, and out of the way.
+DROP INDEX endpoints_owner;
+CREATE INDEX endpoints_owner ON endpoints (owner) WHERE deleted_at IS NULL;
+
 -- How an endpoint fares, apart from what it is: this changes with its traffic. No row: all is well.
 CREATE TABLE endpoint_health (
     endpoint_id     BLOB PRIMARY KEY,
@@ -23,6 +27,8 @@ ALTER TABLE deliveries ADD COLUMN redelivered_after INTEGER;
 CREATE INDEX deliveries_endpoint ON deliveries (endpoint_id, delivery_id);
 CREATE INDEX deliveries_undelivered ON deliveries (endpoint_id, delivery_id)
     WHERE state IN ('exhausted', 'cancelled');
+CREATE INDEX deliveries_undelivered_all ON deliveries (delivery_id)
+    WHERE state IN ('exhausted', 'cancelled');
 CREATE INDEX messages_created ON messages (created_at, message_id);
 
 -- One row per range of deliveries that is to go out again: what of it, and how far it has come.
@@ -34,7 +40,7 @@ CREATE TABLE redeliveries (
     statuses        TEXT NOT NULL,
     per_second      INTEGER NOT NULL,
     state           TEXT NOT NULL,
-    matched         INTEGER NOT NULL,
+    matched         INTEGER,
     redelivered     INTEGER NOT NULL,
     skipped         INTEGER NOT NULL,
     last_delivery   BLOB NOT NULL,
@@ -45,4 +51,6 @@ CREATE TABLE redeliveries (
     finished_at     TEXT
 ) STRICT;
 CREATE INDEX redeliveries_running ON redeliveries (next_step_at) WHERE state = 'running';
+-- A second one to the same endpoint would send twice what both match.
+CREATE UNIQUE INDEX redeliveries_one_each ON redeliveries (endpoint_id) WHERE state = 'running';
 CREATE INDEX redeliveries_endpoint ON redeliveries (endpoint_id, redelivery_id);

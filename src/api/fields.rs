@@ -6,6 +6,7 @@ use std::collections::HashMap;
 use axum::body::Bytes;
 use axum::extract::{FromRequest, FromRequestParts, Query, Request};
 use chrono::{DateTime, SubsecRound as _, Utc};
+use http::StatusCode;
 use http::request::Parts;
 use serde_json::{Map, Value};
 use uuid::Uuid;
@@ -87,9 +88,13 @@ impl FromRequest<ApiState> for Fields {
     type Rejection = ApiError;
 
     async fn from_request(request: Request, state: &ApiState) -> Result<Self, Self::Rejection> {
-        let body = Bytes::from_request(request, state)
-            .await
-            .map_err(|_| ApiError::TooLarge("The body is larger than 1 MiB."))?;
+        let body =
+            Bytes::from_request(request, state).await.map_err(|rejection| {
+                match rejection.status() {
+                    StatusCode::PAYLOAD_TOO_LARGE => ApiError::TooLarge("The body is above 1 MiB."),
+                    _ => ApiError::invalid("body", "The body did not arrive whole."),
+                }
+            })?;
         if body.is_empty() {
             return Ok(Self::default());
         }

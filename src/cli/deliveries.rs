@@ -1,23 +1,30 @@
 //! `finalizer deliveries`: what became of webhooks, and sending them again.
 
-use chrono::{DateTime, Utc};
+use std::time::Duration;
+
+use chrono::{DateTime, SubsecRound as _, Utc};
 use clap::{Args, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Value, json};
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 use uuid::Uuid;
 
 use crate::api::{delivery_data, delivery_story_data, redelivery_data};
 use crate::clock::{self, Clock as _, SystemClock};
-use crate::config::{AddressSettings, StoreSettings};
+use crate::config::StoreSettings;
 use crate::store::{
     Delivery, DeliveryFilter, DeliveryState, MOST_PER_SECOND, Redelivery, RedeliveryRange,
     RedeliveryState, SharedStore, Statuses,
 };
-use crate::webhook::{EventType, MessageId};
+use crate::webhook::MessageId;
 
 use super::output::OutputSettings;
 use super::{Stop, open, output};
+
+/// How often progress is looked at.
+const LOOK_EVERY: Duration = Duration::from_millis(200);
+/// How long a redelivery may stand still before its watcher goes.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// `finalizer deliveries …`
 #[derive(Subcommand)]
@@ -47,9 +54,6 @@ pub(super) struct ListDeliveries {
     /// Only in this state: pending, delivered, exhausted or cancelled
     #[arg(long, value_name = "STATE", value_parser = parse_state)]
     status: Option<DeliveryState>,
-    /// Only of this type, such as `session.finalized`
-    #[arg(long, value_name = "TYPE", value_parser = parse_type)]
-    event: Option<EventType>,
     /// Only older ones than this delivery
     #[arg(long, value_name = "DELIVERY")]
     before: Option<Uuid>,
@@ -104,8 +108,6 @@ pub(super) struct RedeliverCommand {
     detach: bool,
     #[command(flatten)]
     store: StoreSettings,
-    #[command(flatten)]
-    address: AddressSettings,
     #[command(flatten)]
     output: OutputSettings,
 }
@@ -163,24 +165,16 @@ impl ListDeliveries {
         let filter = DeliveryFilter {
             endpoint_id: self.endpoint,
             state: self.status,
-            event_type: self.event,
             before: self.before,
             limit: self.limit,
         };
-        let mut found = match (self.session, self.message) {
-            (Some(session_id), _) => store.deliveries_of(session_id).await?,
-            (None, Some(message_id)) => store.deliveries_of_message(message_id).await?,
-            (None, None) => return Ok(store.deliveries(&filter).await?),
-        };
-        found.retain(|delivery| {
-            filter.endpoint_id.is_none_or(|id| delivery.endpoint_id == id)
-                && filter.state.is_none_or(|state| delivery.state == state)
-                && filter.event_type.is_none_or(|event_type| delivery.event_type == event_type)
-                && filter.before.is_none_or(|before| delivery.delivery_id < before)
-        });
-        found.sort_by_key(|delivery| std::cmp::Reverse(delivery.delivery_id));
-        found.truncate(filter.limit as usize);
-        Ok(found)
+        Ok(match (self.session, self.message) {
+            (Some(session_id), _) => filter.apply(store.deliveries_of(session_id).await?),
+            (None, Some(message_id)) => {
+                filter.apply(store.deliveries_of_message(message_id).await?)
+            }
+            (None, None) => store.deliveries(&filter).await?,
+        })
     }
 }
 
@@ -246,18 +240,17 @@ impl RedeliverCommand {
             let sentence = "the endpoint is disabled: `finalizer endpoints enable` it first";
             return Err(Stop::Usage(sentence.to_owned()));
         }
-        let running = store.redeliveries(Some(endpoint_id)).await?;
-        let running = running.into_iter().find(|job| job.state == RedeliveryState::Running);
-        let job = if let Some(job) = running {
-            output::remark(format!("Redelivery {} to it runs already.", job.redelivery_id));
-            job
-        } else {
-            let job = Redelivery::new(clock::new_id(now), range, self.per_second, matched, now);
-            store.add_redelivery(&job).await?;
-            job
-        };
-        let job = if self.detach { job } else { self.wait(store, job).await? };
-        self.print(&redelivery_data(&job))
+        let job = Redelivery::new(clock::new_id(now), range, self.per_second, matched, now);
+        if !store.add_redelivery(&job).await? {
+            output::remark(
+                "Another redelivery to this endpoint runs: `finalizer deliveries redeliveries` \
+                 tells how far it is.",
+            );
+            return Err(Stop::SomeFailed);
+        }
+        let job = if self.detach { job } else { watch(store, job).await? };
+        self.print(&redelivery_data(&job))?;
+        if job.state == RedeliveryState::Cancelled { Err(Stop::SomeFailed) } else { Ok(()) }
     }
 
     fn range(&self, endpoint_id: Uuid) -> Result<RedeliveryRange, Stop> {
@@ -275,30 +268,37 @@ impl RedeliverCommand {
         Ok(RedeliveryRange { endpoint_id, since, until, statuses })
     }
 
-    /// Carries the redelivery on from here until it is done: a server may do so as well, each step
-    /// is done once. The deliveries themselves are the server's to send.
-    async fn wait(&self, store: &SharedStore, job: Redelivery) -> Result<Redelivery, Stop> {
-        let public_url = self.address.public_url()?;
-        let bar = ProgressBar::new(u64::try_from(job.matched).unwrap_or(0));
-        let style = ProgressStyle::with_template("{bar:40} {pos} of {len} sent again, {eta} left");
-        bar.set_style(style.map_err(anyhow::Error::from)?);
-        let mut job = job;
-        while job.state == RedeliveryState::Running {
-            let now = SystemClock::default().now();
-            store.advance_redelivery(&public_url, now).await?;
-            let known = store.redelivery(job.redelivery_id).await?;
-            job = known.ok_or_else(|| anyhow::anyhow!("the redelivery is gone"))?;
-            bar.set_position(u64::try_from(job.redelivered + job.skipped).unwrap_or(0));
-            let pause = (job.next_step_at - now).to_std().unwrap_or_default();
-            sleep(pause.min(std::time::Duration::from_secs(1))).await;
-        }
-        bar.finish_and_clear();
-        Ok(job)
-    }
-
     fn print(&self, shown: &Value) -> Result<(), Stop> {
         if self.output.json { output::data(shown) } else { output::members(shown) }
     }
+}
+
+/// Shows how far the redelivery comes, until it has ended, or nobody goes on with it. The work is
+/// the servers': they know what stands in the bodies.
+async fn watch(store: &SharedStore, mut job: Redelivery) -> Result<Redelivery, Stop> {
+    let all = job.matched.and_then(|matched| u64::try_from(matched).ok());
+    let bar = all.map_or_else(ProgressBar::no_length, ProgressBar::new);
+    let style = ProgressStyle::with_template("{bar:40} {pos} of {len} sent again, {eta} left");
+    bar.set_style(style.map_err(anyhow::Error::from)?);
+    let mut moved_at = Instant::now();
+    while job.state == RedeliveryState::Running && moved_at.elapsed() < PATIENCE {
+        sleep(LOOK_EVERY).await;
+        let known = store.redelivery(job.redelivery_id).await?;
+        let known = known.ok_or_else(|| anyhow::anyhow!("the redelivery is gone"))?;
+        if known.next_step_at != job.next_step_at {
+            moved_at = Instant::now();
+        }
+        job = known;
+        bar.set_position(u64::try_from(job.redelivered + job.skipped).unwrap_or(0));
+    }
+    bar.finish_and_clear();
+    if job.state == RedeliveryState::Running {
+        output::remark(
+            "Nobody goes on with it: start `finalizer run` with the role `deliver`. `finalizer \
+             deliveries redeliveries` tells how far it is.",
+        );
+    }
+    Ok(job)
 }
 
 impl ListRedeliveries {
@@ -329,17 +329,12 @@ fn parse_state(text: &str) -> Result<DeliveryState, String> {
     DeliveryState::parse(text).ok_or_else(|| format!("expected one of {states}"))
 }
 
-fn parse_type(text: &str) -> Result<EventType, String> {
-    let types = EventType::ALL.map(EventType::as_str).join(", ");
-    EventType::parse(text).ok_or_else(|| format!("expected one of {types}"))
-}
-
 fn parse_message(text: &str) -> Result<MessageId, String> {
     let id = MessageId::parse(text);
     id.ok_or_else(|| "expected a webhook-id: `msg_` and 32 hexadecimal digits".to_owned())
 }
 
 fn parse_time(text: &str) -> Result<DateTime<Utc>, String> {
-    let time = DateTime::parse_from_rfc3339(text).map(|time| time.to_utc());
+    let time = DateTime::parse_from_rfc3339(text).map(|time| time.to_utc().trunc_subsecs(6));
     time.map_err(|_| "expected a time such as 2026-05-28T14:20:43Z".to_owned())
 }

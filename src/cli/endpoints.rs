@@ -112,7 +112,12 @@ impl Manner {
             endpoint.event_types = events;
         }
         if !header.is_empty() {
-            let headers = OwnHeaders::new(header.into_iter().collect::<BTreeMap<_, _>>());
+            let count = header.len();
+            let header: BTreeMap<_, _> = header.into_iter().collect();
+            if header.len() < count {
+                return Err(Stop::Usage("--header: a header is there twice".to_owned()));
+            }
+            let headers = OwnHeaders::new(header);
             let headers = headers.map_err(|wrong| Stop::Usage(format!("--header: {wrong}")))?;
             endpoint.sealed_headers = seal_headers(keyring, &headers);
         }

@@ -66,13 +66,11 @@ impl Carrier {
         let Some(addressee) = self.addressee(job).await else {
             return (Entry::GivenBack(job.clone()), Feedback::NONE);
         };
-        let addressee = match addressee {
-            Some(addressee) if !addressee.is_disabled => addressee,
-            other => {
-                let deleted = Cause::EndpointDeleted;
-                let cause = other.map_or(deleted, |_| Cause::EndpointDisabled);
-                return (attempted(job, cancelled(job, started_at, cause)), Feedback::NONE);
-            }
+        let Some(addressee) = addressee.filter(|addressee| !addressee.is_disabled) else {
+            // The copy may be older than the endpoint, or than its being enabled. If it is not, the
+            // sweep cancels the delivery, and knows why.
+            self.directory.forget_soon().await;
+            return (Entry::GivenBack(job.clone()), Feedback::NONE);
         };
         if let Some(until) = addressee.paused_until.filter(|until| *until > started_at) {
             // Another process was told to wait.
@@ -123,6 +121,7 @@ impl Carrier {
         log(job, &posted, next);
         let feedback = Feedback { pace: pace(answer), pause_until: answer.retry_after() };
         let result = AttemptResult {
+            url: Arc::clone(&addressee.url),
             verdict: verdict(job, answer),
             pause_until: answer.retry_after(),
             ..result(job, started_at, posted, next)
@@ -174,6 +173,7 @@ fn result(job: &Job, started_at: DateTime<Utc>, posted: Posted, next: Next) -> A
     AttemptResult {
         delivery_id: job.owed.delivery_id,
         endpoint_id: job.owed.endpoint_id,
+        url: "".into(),
         attempt,
         next,
         verdict: Verdict::Nothing,
@@ -191,13 +191,6 @@ fn failed_here(
     let mut failed = result(job, started_at, Posted::nothing(), later(job, now, None));
     failed.attempt.error = Some(reason.to_owned());
     failed
-}
-
-/// No attempt at all: the endpoint is not there any more.
-fn cancelled(job: &Job, now: DateTime<Utc>, cause: Cause) -> AttemptResult {
-    let mut cancelled = result(job, now, Posted::nothing(), Next::Cancelled(cause));
-    cancelled.attempt.number = job.owed.attempts;
-    cancelled
 }
 
 fn log(job: &Job, posted: &Posted, next: Next) {

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use tokio::sync::{Notify, mpsc};
 use tokio::time::Instant;
 use uuid::Uuid;
@@ -12,6 +12,7 @@ use uuid::Uuid;
 use super::queue::{Job, PER_ENDPOINT};
 use crate::clock::Clock;
 use crate::store::{DueEndpoint, HandOff, Owed, Slot};
+use crate::webhook::RateLimit;
 
 /// Deliveries to one endpoint that intake may hand over.
 const HANDED_PER_ENDPOINT: usize = 256;
@@ -22,9 +23,14 @@ const HELD_BYTES: usize = 256 << 20;
 /// The longest body there is, nearly: no more is claimed at once than there is room for if all
 /// were so long.
 const LONG_BODY: usize = 600 << 10;
-/// An endpoint holds at most this part of what is still free, so that many that hang leave room for
-/// the others.
+/// All endpoints of one owner hold at most this part of what other owners leave.
+const SHARE_OF_OWNER: usize = 2;
+/// An endpoint holds at most this part of what is still free of its owner's, so that many that hang
+/// leave room for the others.
 const SHARE_OF_FREE: usize = 16;
+/// A pause is remembered here for so long; the table knows until when it really goes, and whether
+/// somebody has ended it.
+const PAUSE: TimeDelta = TimeDelta::seconds(5);
 /// Deliveries in one claim.
 const CLAIMED_AT_ONCE: usize = 1024;
 /// With less than this to live no POST is started: its result could come too late to count.
@@ -70,24 +76,28 @@ struct State {
     disowned: Option<Uuid>,
     is_closed: bool,
     held: HashMap<Uuid, Held>,
-    total: usize,
-    bytes: usize,
+    owners: HashMap<Option<i64>, Amount>,
+    all: Amount,
     turn: usize,
     paused: HashMap<Uuid, DateTime<Utc>>,
 }
 
-#[derive(Debug, Default, Clone, Copy)]
-struct Held {
-    handed: usize,
-    claimed: usize,
+/// What is held.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+struct Amount {
+    deliveries: usize,
     bytes: usize,
 }
 
-impl Held {
-    /// It holds its share of the room in memory.
-    fn is_heavy(&self, free_bytes: usize) -> bool {
-        self.bytes > free_bytes / SHARE_OF_FREE
-    }
+/// What is held of one endpoint's.
+#[derive(Debug, Default, Clone, Copy)]
+struct Held {
+    owner: Option<i64>,
+    handed: usize,
+    claimed: usize,
+    /// Of those claimed.
+    retries: usize,
+    bytes: usize,
 }
 
 impl Desk {
@@ -115,8 +125,9 @@ impl Desk {
     pub(super) fn accept_claimed(&self, owed: Vec<Owed>) {
         let mut state = self.state();
         for owed in &owed {
-            state.held.entry(owed.endpoint_id).or_default().claimed += 1;
-            state.total += 1;
+            let held = state.hold(owed.endpoint_id, owed.owner);
+            held.claimed += 1;
+            held.retries += usize::from(owed.is_retry());
         }
         drop(state);
         self.arrive(owed.into_iter().map(|owed| Job { owed, is_claimed: true }).collect());
@@ -126,7 +137,8 @@ impl Desk {
         let mut state = self.state();
         for job in &jobs {
             let bytes = job.owed.body.len();
-            state.bytes += bytes;
+            state.all.bytes += bytes;
+            state.owners.entry(job.owed.owner).or_default().bytes += bytes;
             state.held.entry(job.owed.endpoint_id).or_default().bytes += bytes;
         }
         drop(state);
@@ -139,9 +151,14 @@ impl Desk {
     pub(super) fn free(&self, job: &Job) {
         let mut state = self.state();
         let bytes = job.owed.body.len();
-        state.bytes = state.bytes.saturating_sub(bytes);
+        state.all.bytes = state.all.bytes.saturating_sub(bytes);
+        if let Some(owner) = state.owners.get_mut(&job.owed.owner) {
+            owner.bytes = owner.bytes.saturating_sub(bytes);
+        }
         if let Some(held) = state.held.get_mut(&job.owed.endpoint_id) {
             held.bytes = held.bytes.saturating_sub(bytes);
+            let is_claimed_retry = job.is_claimed && job.owed.is_retry();
+            held.retries = held.retries.saturating_sub(usize::from(is_claimed_retry));
         }
         let claimed = state.release(job.owed.endpoint_id, job.is_claimed);
         drop(state);
@@ -153,7 +170,8 @@ impl Desk {
     /// One of an endpoint's claimed deliveries is held no more; so many are left.
     fn tell_room(&self, claimed: usize) {
         self.room.notify_one();
-        if claimed == PER_ENDPOINT / 2 {
+        // An endpoint that has only retries was given half of the places.
+        if claimed == PER_ENDPOINT / 2 || claimed == PER_ENDPOINT / 4 {
             self.much_room.notify_one();
         }
     }
@@ -163,23 +181,19 @@ impl Desk {
         let now = self.clock.now();
         let mut state = self.state();
         state.paused.retain(|_, until| *until > now);
-        let free_bytes = state.free_bytes();
-        let mut room = state.room().min(free_bytes / LONG_BODY).min(CLAIMED_AT_ONCE);
+        let free = state.free();
+        let mut room = free.deliveries.min(free.bytes / LONG_BODY).min(CLAIMED_AT_ONCE);
         let mut slots = Slots::default();
         // Each time another endpoint comes first: what room there is is not always the same one's.
         state.turn = state.turn.wrapping_add(1);
         let (later, sooner) = endpoints.split_at(state.turn % endpoints.len().max(1));
         let endpoints = sooner.iter().chain(later);
         for due in endpoints.filter(|due| !state.paused.contains_key(&due.endpoint_id)) {
-            let DueEndpoint { endpoint_id, rate_limit_per_minute } = *due;
-            let held = state.held.get(&endpoint_id).copied().unwrap_or_default();
-            let share = PER_ENDPOINT.min(state.room() / SHARE_OF_FREE);
-            let own = share.saturating_sub(held.claimed).min(room);
-            let free = if held.is_heavy(free_bytes) { 0 } else { own };
-            room -= free;
-            match u32::try_from(free) {
-                Ok(0) | Err(_) => slots.is_any_full = true,
-                Ok(free) => slots.free.push(Slot { endpoint_id, free, rate_limit_per_minute }),
+            let slot = state.slot(*due, room);
+            room -= usize::try_from(slot.free).unwrap_or(room);
+            slots.is_any_full |= slot.free == 0;
+            if slot.free > 0 {
+                slots.free.push(slot);
             }
         }
         slots
@@ -187,6 +201,7 @@ impl Desk {
 
     /// The receiver wants no requests until then.
     pub(super) fn pause(&self, endpoint_id: Uuid, until: DateTime<Utc>) {
+        let until = until.min(self.clock.now() + PAUSE);
         let mut state = self.state();
         let paused = state.paused.entry(endpoint_id).or_insert(until);
         *paused = until.max(*paused);
@@ -247,19 +262,61 @@ impl State {
         (Instant::now() + LEAST_LIFE < life.until).then_some(life.process)
     }
 
-    /// How many more deliveries this process can hold.
-    fn room(&self) -> usize {
-        if self.free_bytes() > 0 { HELD_IN_ALL.saturating_sub(self.total) } else { 0 }
+    /// How much more this process can hold.
+    fn free(&self) -> Amount {
+        Amount {
+            deliveries: HELD_IN_ALL.saturating_sub(self.all.deliveries),
+            bytes: HELD_BYTES.saturating_sub(self.all.bytes),
+        }
     }
 
-    fn free_bytes(&self) -> usize {
-        HELD_BYTES.saturating_sub(self.bytes)
+    /// How many more of an endpoint's deliveries this process may hold, of `most` at most.
+    fn share(&self, endpoint_id: Uuid, owner: Option<i64>, most: usize) -> usize {
+        let (free, own) = (self.free(), self.owners.get(&owner).copied().unwrap_or_default());
+        let left = |free: usize, own: usize| ((free + own) / SHARE_OF_OWNER).saturating_sub(own);
+        let deliveries = left(free.deliveries, own.deliveries) / SHARE_OF_FREE;
+        let bytes = left(free.bytes, own.bytes) / SHARE_OF_FREE;
+        let held_bytes = self.held.get(&endpoint_id).map_or(0, |held| held.bytes);
+        if held_bytes >= bytes { 0 } else { most.min(deliveries) }
+    }
+
+    /// What may be claimed of an endpoint, if there is so much room.
+    fn slot(&self, due: DueEndpoint, room: usize) -> Slot {
+        let DueEndpoint { endpoint_id, owner, rate_limit_per_minute } = due;
+        let held = self.held.get(&endpoint_id).copied().unwrap_or_default();
+        let burst = rate_limit_per_minute.map(|limit| RateLimit::new(limit).burst());
+        let burst = burst.and_then(|burst| usize::try_from(burst).ok()).unwrap_or(PER_ENDPOINT);
+        let share = self.share(endpoint_id, owner, PER_ENDPOINT).saturating_sub(held.claimed);
+        let free = share.min(burst).min(room);
+        let for_retries = (PER_ENDPOINT / 2).saturating_sub(held.retries).min(free);
+        let number = |count| u32::try_from(count).unwrap_or(0);
+        Slot {
+            endpoint_id,
+            free: number(free),
+            free_for_retries: number(for_retries),
+            rate_limit_per_minute,
+        }
+    }
+
+    /// One more delivery is held.
+    fn hold(&mut self, endpoint_id: Uuid, owner: Option<i64>) -> &mut Held {
+        self.all.deliveries += 1;
+        self.owners.entry(owner).or_default().deliveries += 1;
+        let held = self.held.entry(endpoint_id).or_default();
+        held.owner = owner;
+        held
     }
 
     /// How many claimed deliveries of the endpoint are left.
     fn release(&mut self, endpoint_id: Uuid, is_claimed: bool) -> usize {
-        self.total = self.total.saturating_sub(1);
+        self.all.deliveries = self.all.deliveries.saturating_sub(1);
         let Some(held) = self.held.get_mut(&endpoint_id) else { return 0 };
+        if let Some(owner) = self.owners.get_mut(&held.owner) {
+            owner.deliveries = owner.deliveries.saturating_sub(1);
+            if owner.deliveries == 0 {
+                self.owners.remove(&held.owner);
+            }
+        }
         let count = if is_claimed { &mut held.claimed } else { &mut held.handed };
         *count = count.saturating_sub(1);
         let left = *held;
@@ -271,22 +328,20 @@ impl State {
 }
 
 impl HandOff for Desk {
-    fn reserve(&self, endpoint_id: Uuid) -> Option<Uuid> {
+    fn reserve(&self, endpoint_id: Uuid, owner: Option<i64>) -> Option<Uuid> {
         let now = self.clock.now();
         let mut state = self.state();
         let process = state.lively_process()?;
         let is_paused = state.paused.get(&endpoint_id).is_some_and(|until| *until > now);
-        let held = state.held.get(&endpoint_id).copied().unwrap_or_default();
-        let share = HANDED_PER_ENDPOINT.min(state.room() / SHARE_OF_FREE);
-        let is_full = held.handed >= share || held.is_heavy(state.free_bytes());
+        let handed = state.held.get(&endpoint_id).map_or(0, |held| held.handed);
+        let is_full = handed >= state.share(endpoint_id, owner, HANDED_PER_ENDPOINT);
         if is_full && !state.is_closed && !is_paused {
             self.missed.notify_one();
         }
         if state.is_closed || is_paused || is_full {
             return None;
         }
-        state.held.entry(endpoint_id).or_default().handed += 1;
-        state.total += 1;
+        state.hold(endpoint_id, owner).handed += 1;
         Some(process)
     }
 
@@ -333,7 +388,7 @@ mod tests {
             process_id: Uuid::from_u128(1),
             message_id: crate::webhook::MessageId([0; 16]),
             endpoint_id: endpoint(number),
-            owner: None,
+            owner: Some(1),
             event_type: crate::webhook::EventType::SessionFinalized,
             body,
             attempts: 0,
@@ -342,20 +397,20 @@ mod tests {
     }
 
     fn due(number: u128) -> DueEndpoint {
-        DueEndpoint { endpoint_id: endpoint(number), rate_limit_per_minute: None }
+        DueEndpoint { endpoint_id: endpoint(number), owner: Some(1), rate_limit_per_minute: None }
     }
 
     #[test]
     fn a_process_that_does_not_live_reserves_nothing() {
         let desk = desk();
-        assert_eq!(desk.reserve(endpoint(7)), None);
+        assert_eq!(desk.reserve(endpoint(7), Some(1)), None);
         desk.live(alive(10));
-        assert_eq!(desk.reserve(endpoint(7)), Some(Uuid::from_u128(1)));
+        assert_eq!(desk.reserve(endpoint(7), Some(1)), Some(Uuid::from_u128(1)));
         desk.live(alive(1));
-        assert_eq!(desk.reserve(endpoint(7)), None, "too little life is left");
+        assert_eq!(desk.reserve(endpoint(7), Some(1)), None, "too little life is left");
         desk.live(alive(10));
         desk.lose();
-        assert_eq!(desk.reserve(endpoint(7)), None);
+        assert_eq!(desk.reserve(endpoint(7), Some(1)), None);
     }
 
     #[test]
@@ -376,27 +431,30 @@ mod tests {
         let desk = desk();
         desk.live(alive(10));
         desk.close();
-        assert_eq!(desk.reserve(endpoint(7)), None);
+        assert_eq!(desk.reserve(endpoint(7), Some(1)), None);
     }
 
     #[test]
     fn one_endpoint_takes_256_and_cancelling_gives_room_back() {
         let desk = desk();
         desk.live(alive(10));
-        (0..256).for_each(|_| assert!(desk.reserve(endpoint(7)).is_some()));
-        assert_eq!(desk.reserve(endpoint(7)), None);
-        assert!(desk.reserve(endpoint(8)).is_some());
+        (0..256).for_each(|_| assert!(desk.reserve(endpoint(7), Some(1)).is_some()));
+        assert_eq!(desk.reserve(endpoint(7), Some(1)), None);
+        assert!(desk.reserve(endpoint(8), Some(1)).is_some());
         desk.cancel(endpoint(7));
-        assert!(desk.reserve(endpoint(7)).is_some());
-        assert_eq!(desk.reserve(endpoint(7)), None);
+        assert!(desk.reserve(endpoint(7), Some(1)).is_some());
+        assert_eq!(desk.reserve(endpoint(7), Some(1)), None);
     }
 
     #[test]
     fn all_endpoints_together_take_20000() {
         let desk = desk();
         desk.live(alive(10));
-        let reserved = (0..300 * 256).filter(|n| desk.reserve(endpoint(n / 256)).is_some());
-        let reserved = reserved.count();
+        let of = |number: u128| (endpoint(number), i64::try_from(number / 50).ok());
+        let mut reserved = 0;
+        for (endpoint, owner) in (0..2000).map(of) {
+            reserved += (0..256).filter(|_| desk.reserve(endpoint, owner).is_some()).count();
+        }
         assert!((19_900..=20_000).contains(&reserved), "{reserved}");
         assert_eq!(desk.slots(&[due(9999)]), Slots { free: vec![], is_any_full: true });
     }
@@ -406,11 +464,13 @@ mod tests {
         let desk = desk();
         desk.live(alive(10));
         for number in 0..100 {
-            while desk.reserve(endpoint(number)).is_some() {}
+            while desk.reserve(endpoint(number), Some(2)).is_some() {}
         }
-        let others = (0..8).filter(|number| desk.reserve(endpoint(1000 + number)).is_some());
-        assert_eq!(others.count(), 8);
-        assert!(!desk.slots(&[due(2000)]).free.is_empty());
+        let own = (0..8).filter(|number| desk.reserve(endpoint(1000 + number), Some(2)).is_some());
+        assert_eq!(own.count(), 8, "of the same owner");
+        let others = (0..256).filter(|_| desk.reserve(endpoint(2000), Some(3)).is_some()).count();
+        assert_eq!(others, 256, "another owner has all that one endpoint can have");
+        assert_eq!(desk.slots(&[due(3000)]).free[0].free, 64);
     }
 
     #[test]
@@ -419,12 +479,12 @@ mod tests {
         desk.live(alive(10));
         let body: bytes::Bytes = vec![0; LONG_BODY].into();
         let mut taken = 0;
-        while desk.reserve(endpoint(7)).is_some() {
+        while desk.reserve(endpoint(7), Some(1)).is_some() {
             desk.accept(vec![owed(7, body.clone())]);
             taken += 1;
         }
         assert!(taken < HANDED_PER_ENDPOINT, "{taken}");
-        assert!(desk.reserve(endpoint(8)).is_some());
+        assert!(desk.reserve(endpoint(8), Some(1)).is_some());
         let slots = desk.slots(&[due(7), due(8)]);
         assert!(slots.is_any_full && slots.free.len() == 1, "{slots:?}");
     }
@@ -433,24 +493,25 @@ mod tests {
     fn large_bodies_leave_room_for_fewer() {
         let (desk, mut arrivals) = Desk::new(Arc::new(SystemClock::default()));
         desk.live(alive(10));
-        assert!(desk.reserve(endpoint(7)).is_some());
+        assert!(desk.reserve(endpoint(7), Some(1)).is_some());
         desk.accept(vec![owed(7, vec![0; HELD_BYTES].into())]);
-        assert_eq!(desk.reserve(endpoint(8)), None);
+        assert_eq!(desk.reserve(endpoint(8), Some(1)), None);
         assert!(desk.slots(&[due(8)]).is_any_full);
         arrivals.try_recv().unwrap().iter().for_each(|job| desk.free(job));
-        assert!(desk.reserve(endpoint(8)).is_some());
+        assert!(desk.reserve(endpoint(8), Some(1)).is_some());
     }
 
     #[test]
     fn what_finds_no_room_is_told_to_the_sweep() {
         let desk = desk();
         desk.live(alive(10));
-        (0..HANDED_PER_ENDPOINT).for_each(|_| assert!(desk.reserve(endpoint(7)).is_some()));
+        (0..HANDED_PER_ENDPOINT)
+            .for_each(|_| assert!(desk.reserve(endpoint(7), Some(1)).is_some()));
         assert!(desk.missed.notified().now_or_never().is_none());
-        assert_eq!(desk.reserve(endpoint(7)), None);
+        assert_eq!(desk.reserve(endpoint(7), Some(1)), None);
         assert!(desk.missed.notified().now_or_never().is_some());
         desk.pause(endpoint(8), SystemClock::machine_now() + chrono::TimeDelta::hours(1));
-        assert_eq!(desk.reserve(endpoint(8)), None);
+        assert_eq!(desk.reserve(endpoint(8), Some(1)), None);
         assert!(desk.missed.notified().now_or_never().is_none(), "it waits for its time");
     }
 
@@ -481,6 +542,27 @@ mod tests {
     }
 
     #[test]
+    fn retries_are_claimed_for_half_of_the_places() {
+        let (desk, _arrivals) = Desk::new(Arc::new(SystemClock::default()));
+        desk.live(alive(10));
+        let retry = || Owed { attempts: 1, ..owed(7, bytes::Bytes::new()) };
+        desk.accept_claimed((0..32).map(|_| retry()).collect());
+        let slot = desk.slots(&[due(7)]).free[0];
+        assert_eq!((slot.free, slot.free_for_retries), (32, 0));
+        desk.free(&Job { owed: retry(), is_claimed: true });
+        let slot = desk.slots(&[due(7)]).free[0];
+        assert_eq!((slot.free, slot.free_for_retries), (33, 1));
+    }
+
+    #[test]
+    fn a_limited_endpoint_takes_no_more_of_a_claim_than_its_burst() {
+        let desk = desk();
+        desk.live(alive(10));
+        let limited = DueEndpoint { rate_limit_per_minute: Some(60), ..due(7) };
+        assert_eq!(desk.slots(&[limited]).free[0].free, 1);
+    }
+
+    #[test]
     fn a_paused_endpoint_takes_nothing_until_its_time() {
         let desk = desk();
         desk.live(alive(10));
@@ -488,10 +570,15 @@ mod tests {
         desk.pause(endpoint(7), now + chrono::TimeDelta::hours(1));
         desk.pause(endpoint(7), now);
         desk.pause(endpoint(8), now - chrono::TimeDelta::seconds(1));
-        assert_eq!(desk.reserve(endpoint(7)), None);
-        assert!(desk.reserve(endpoint(8)).is_some());
+        assert_eq!(desk.reserve(endpoint(7), Some(1)), None);
+        assert!(desk.reserve(endpoint(8), Some(1)).is_some());
         let slots = desk.slots(&[due(7), due(8)]);
-        let free = Slot { endpoint_id: endpoint(8), free: 64, rate_limit_per_minute: None };
+        let free = Slot {
+            endpoint_id: endpoint(8),
+            free: 64,
+            free_for_retries: 32,
+            rate_limit_per_minute: None,
+        };
         assert_eq!(slots, Slots { free: vec![free], is_any_full: false });
     }
 }

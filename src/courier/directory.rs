@@ -19,9 +19,12 @@ use crate::webhook::SigningSecrets;
 /// A change of an endpoint is seen after this time at the latest.
 const OLDEST_COPY: Duration = Duration::from_secs(1);
 
+/// A copy that is younger is believed.
+const YOUNGEST_DOUBTED: Duration = Duration::from_millis(100);
+
 /// An endpoint, ready to be called.
 pub(super) struct Addressee {
-    pub(super) url: String,
+    pub(super) url: Arc<str>,
     pub(super) is_disabled: bool,
     pub(super) timeout: Duration,
     /// What it is called with; none when it cannot be opened.
@@ -84,6 +87,14 @@ impl Directory {
         self.copy.lock().await.asked_at = None;
     }
 
+    /// What is known may be wrong; but it is not asked for each time that it looks so.
+    pub(super) async fn forget_soon(&self) {
+        let mut copy = self.copy.lock().await;
+        if copy.asked_at.is_some_and(|asked_at| asked_at.elapsed() >= YOUNGEST_DOUBTED) {
+            copy.asked_at = None;
+        }
+    }
+
     async fn refresh(&self, copy: &mut Copied) -> Result<(), Unanswered> {
         let asked_at = Instant::now();
         let (endpoints, mut pauses) = self.ask().await.map_err(|error| {
@@ -126,7 +137,7 @@ impl Directory {
             Some(known) => known.opened.clone(),
             None => self.open(endpoint_id, &sealed).map(Arc::new),
         };
-        Addressee { url, is_disabled, timeout, opened, paused_until, sealed }
+        Addressee { url: url.into(), is_disabled, timeout, opened, paused_until, sealed }
     }
 
     fn open(&self, endpoint_id: Uuid, (secret, headers): &Sealed) -> Option<Opened> {

@@ -11,7 +11,8 @@ use crate::backoff::Backoff;
 use crate::clock;
 use crate::store::{Redelivery, RedeliveryState};
 
-const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// When none is due.
+const LOOK_EVERY: Duration = Duration::from_millis(200);
 
 pub(super) struct Redeliverer {
     pub(super) office: Office,
@@ -30,8 +31,8 @@ impl Redeliverer {
                     Ok(None) => sleep(LOOK_EVERY).await,
                     Ok(Some(job)) => {
                         backoff = Backoff::default();
-                        self.office.desk.room.notify_one();
-                        self.rest(&job).await;
+                        self.office.desk.missed.notify_one();
+                        tell(&job);
                     }
                     Err(error) => {
                         tracing::warn!("redeliveries wait for the database: {error}");
@@ -43,12 +44,10 @@ impl Redeliverer {
         // A step that is cut off happened whole or not at all.
         stop.run_until_cancelled(advancing).await;
     }
+}
 
-    async fn rest(&self, job: &Redelivery) {
-        if job.state == RedeliveryState::Running {
-            let pause = (job.next_step_at - self.office.clock.now()).to_std().unwrap_or_default();
-            return sleep(pause.min(LOOK_EVERY)).await;
-        }
+fn tell(job: &Redelivery) {
+    if job.state != RedeliveryState::Running {
         tracing::info!(
             redelivery.id = %job.redelivery_id,
             endpoint.id = %job.range.endpoint_id,

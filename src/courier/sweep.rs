@@ -10,7 +10,7 @@ use uuid::Uuid;
 use super::Office;
 use crate::backoff::Backoff;
 use crate::clock;
-use crate::store::{HandOff as _, StoreError};
+use crate::store::{HandOff as _, Slot, StoreError};
 
 const SWEEP_EVERY: Duration = Duration::from_secs(1);
 const RESCUE_EVERY: Duration = Duration::from_secs(3);
@@ -29,10 +29,9 @@ impl Sweeper {
     /// Runs until it is told to stop.
     pub(super) async fn run(self, stop: CancellationToken) {
         let sweeping = async {
-            let (mut backoff, mut rescued_at) = (Backoff::default(), None::<Instant>);
+            let (mut backoff, mut memory) = (Backoff::default(), Memory::default());
             loop {
-                let is_rescue_due = rescued_at.is_none_or(|at| at.elapsed() >= RESCUE_EVERY);
-                match self.round(is_rescue_due, &mut rescued_at).await {
+                match self.round(&mut memory).await {
                     Ok(pause) => {
                         backoff = Backoff::default();
                         self.wait(pause).await;
@@ -82,42 +81,45 @@ impl Sweeper {
         Ok(cancelled > 0)
     }
 
-    async fn round(
-        &self,
-        is_rescue_due: bool,
-        rescued_at: &mut Option<Instant>,
-    ) -> Result<Pause, StoreError> {
+    async fn round(&self, memory: &mut Memory) -> Result<Pause, StoreError> {
         let Some(process) = self.office.desk.lively_process() else {
             return Ok(Pause::For(SWEEP_EVERY));
         };
-        if is_rescue_due {
-            let is_there_more = self.rescue().await?;
-            *rescued_at = (!is_there_more).then(Instant::now);
+        if memory.rescued_at.is_none_or(|at| at.elapsed() >= RESCUE_EVERY) {
+            // What fails here must not keep webhooks from being claimed.
+            let rescued = self.rescue().await.inspect_err(|error| {
+                tracing::warn!("deliveries of dead processes wait for the database: {error}");
+            });
+            memory.rescued_at = (!rescued.unwrap_or(false)).then(Instant::now);
         }
-        self.sweep(process).await
+        self.sweep(process, memory).await
     }
 
-    async fn sweep(&self, process: Uuid) -> Result<Pause, StoreError> {
+    async fn sweep(&self, process: Uuid, memory: &mut Memory) -> Result<Pause, StoreError> {
         let now = self.office.clock.now();
         let due = self.office.store.due_endpoints(now).await?;
+        if due.iter().any(|due| due.rate_limit_per_minute.is_some()) {
+            memory.limited_at = Some(Instant::now());
+        }
         let slots = self.office.desk.slots(&due);
-        let mut unfilled: HashMap<Uuid, u32> =
-            slots.free.iter().map(|slot| (slot.endpoint_id, slot.free)).collect();
+        let mut unfilled: HashMap<Uuid, Slot> =
+            slots.free.iter().map(|slot| (slot.endpoint_id, *slot)).collect();
         if !slots.free.is_empty() {
             let claimed = self.office.store.claim(process, now, &slots.free).await;
             // Without an answer there may be claims that nobody knows of.
             let owed = claimed.inspect_err(|_| self.office.desk.disown(process))?;
             for owed in &owed {
-                unfilled.entry(owed.endpoint_id).and_modify(|free| *free = free.saturating_sub(1));
+                unfilled.entry(owed.endpoint_id).and_modify(|slot| slot.fill(owed.is_retry()));
             }
             self.office.desk.accept_claimed(owed);
         }
-        let is_there_more = slots.is_any_full || unfilled.values().any(|free| *free == 0);
+        let is_full = |slot: &Slot| slot.free == 0 || slot.free_for_retries == 0;
+        let is_there_more = slots.is_any_full || unfilled.values().any(is_full);
         if is_there_more {
             return Ok(Pause::UntilRoom);
         }
-        // What has a limit may be due, and its time not have come.
-        let is_limited = slots.free.iter().any(|slot| slot.rate_limit_per_minute.is_some());
+        // What has a limit of its own is due again before it is seen to be.
+        let is_limited = memory.limited_at.is_some_and(|at| at.elapsed() < 2 * SWEEP_EVERY);
         if is_limited { Ok(Pause::For(LIMITED_EVERY)) } else { self.until_next_due().await }
     }
 
@@ -126,6 +128,14 @@ impl Sweeper {
         let time = next_due.and_then(|due| (due - self.office.clock.now()).to_std().ok());
         Ok(Pause::For(time.map_or(SWEEP_EVERY, |time| time.min(SWEEP_EVERY))))
     }
+}
+
+/// What a sweep knows of those before it.
+#[derive(Default)]
+struct Memory {
+    rescued_at: Option<Instant>,
+    /// When an endpoint with a limit of its own had something due.
+    limited_at: Option<Instant>,
 }
 
 enum Pause {

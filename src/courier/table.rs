@@ -138,7 +138,11 @@ impl Store for Table {
         endpoints.dedup();
         let due = endpoints.into_iter();
         Ok(due
-            .map(|endpoint_id| DueEndpoint { endpoint_id, rate_limit_per_minute: None })
+            .map(|endpoint_id| DueEndpoint {
+                endpoint_id,
+                owner: None,
+                rate_limit_per_minute: None,
+            })
             .collect())
     }
 
@@ -150,12 +154,19 @@ impl Store for Table {
     ) -> Result<Vec<Owed>, StoreError> {
         let mut content = self.open()?;
         let mut claimed = Vec::new();
-        for Slot { endpoint_id, free, .. } in slots {
+        for Slot { endpoint_id, free, free_for_retries, .. } in slots {
             let rows = content.rows.values_mut();
             let mut due: Vec<_> = rows
                 .filter(|row| row.owed.endpoint_id == *endpoint_id && row.is_due(now))
                 .collect();
             due.sort_by_key(|row| (row.owed.attempts > 0, row.next_attempt_at));
+            let mut retries = *free_for_retries;
+            due.retain(|row| {
+                let is_retry = row.owed.is_retry();
+                let has_place = !is_retry || retries > 0;
+                retries -= u32::from(is_retry && has_place);
+                has_place
+            });
             due.truncate(*free as usize);
             let count = due.len();
             for row in due {
@@ -350,11 +361,11 @@ impl Store for Table {
         unreachable!("the courier does not ask for this")
     }
 
-    async fn count_range(&self, _range: &RedeliveryRange) -> Result<i64, StoreError> {
+    async fn count_range(&self, _range: &RedeliveryRange) -> Result<Option<i64>, StoreError> {
         unreachable!("the courier does not ask for this")
     }
 
-    async fn add_redelivery(&self, _job: &Redelivery) -> Result<(), StoreError> {
+    async fn add_redelivery(&self, _job: &Redelivery) -> Result<bool, StoreError> {
         unreachable!("the courier does not ask for this")
     }
 

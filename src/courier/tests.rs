@@ -128,7 +128,7 @@ impl World {
 
     /// What intake does: reserve, commit, hand over. The delivery, and whether there was room.
     fn hand_over(&self, endpoint_id: Uuid) -> (Owed, bool) {
-        let process = self.desk.reserve(endpoint_id);
+        let process = self.desk.reserve(endpoint_id, None);
         let mut owed = self.add_delivery(endpoint_id, 0);
         self.table.lock().rows.get_mut(&owed.delivery_id).unwrap().process = process;
         if let Some(process_id) = process {
@@ -233,18 +233,39 @@ async fn gone_disables_the_endpoint() {
 }
 
 #[tokio::test]
-async fn deliveries_to_endpoints_that_are_gone_or_disabled_are_cancelled_unsent() {
+async fn deliveries_to_endpoints_that_are_gone_or_disabled_are_given_back_unsent() {
     let mut receiver = Receiver::start(|_| ok()).await;
     let world = World::running().await;
     let disabled = world.add_endpoint(1, &receiver.url());
     world.table.lock().endpoints[0].disabled = Some((world.clock.now(), "by hand".to_owned()));
     for endpoint in [disabled, Uuid::from_u128(2)] {
-        let (owed, _) = world.hand_over(endpoint);
-        let result = world.attempted(&owed, 1).await;
-        assert!(result.was_not_sent());
-        assert_eq!(result.attempt.number, 0);
+        let (owed, is_taken) = world.hand_over(endpoint);
+        assert!(is_taken);
+        // Whoever looks after such deliveries cancels them: here, the test.
+        world.until(|world| world.row(&owed).process.is_none()).await;
+        world.table.lock().rows.remove(&owed.delivery_id);
     }
     assert!(receiver.already().is_none());
+}
+
+#[tokio::test]
+async fn an_endpoint_that_is_new_or_just_enabled_gets_what_it_is_owed() {
+    let mut receiver = Receiver::start(|_| ok()).await;
+    let world = World::running().await;
+    let known = world.add_endpoint(1, &receiver.url());
+    let enabled = world.add_endpoint(2, &receiver.url());
+    let now = world.clock.now();
+    world.table.lock().endpoints[1].disabled = Some((now, "by hand".to_owned()));
+    // The endpoints are read for this one, and then change.
+    world.hand_over(known);
+    receiver.next().await;
+    world.table.lock().endpoints[1].disabled = None;
+    let new = world.add_endpoint(3, &receiver.url());
+    for endpoint in [enabled, new] {
+        let (owed, _) = world.hand_over(endpoint);
+        receiver.next().await;
+        assert_eq!(world.attempted(&owed, 1).await.next, Next::Done);
+    }
 }
 
 #[tokio::test]
@@ -377,7 +398,7 @@ async fn a_process_that_is_disowned_takes_a_new_id() {
     let world = World::running().await;
     let old = world.desk.process().unwrap();
     world.desk.disown(old);
-    assert_eq!(world.desk.reserve(Uuid::from_u128(1)), None);
+    assert_eq!(world.desk.reserve(Uuid::from_u128(1), None), None);
     world.until(|world| world.desk.lively_process().is_some_and(|new| new != old)).await;
 }
 
@@ -402,7 +423,7 @@ async fn a_delivery_that_was_reserved_under_a_lost_id_is_left_to_whoever_rescues
     let mut receiver = Receiver::start(|_| ok()).await;
     let world = World::running().await;
     let endpoint = world.add_endpoint(1, &receiver.url());
-    let lost = world.desk.reserve(endpoint).unwrap();
+    let lost = world.desk.reserve(endpoint, None).unwrap();
     let owed = world.add_delivery(endpoint, 0);
     world.table.lock().rows.get_mut(&owed.delivery_id).unwrap().process = Some(lost);
     world.desk.disown(lost);
@@ -431,7 +452,7 @@ async fn a_shutdown_finishes_what_is_in_flight_and_gives_back_the_rest() {
     world
         .until(|world| all.iter().filter(|owed| world.row(owed).process.is_none()).count() == 36)
         .await;
-    assert_eq!(world.desk.reserve(endpoint), None);
+    assert_eq!(world.desk.reserve(endpoint, None), None);
     IS_LET_GO.store(true, Ordering::SeqCst);
     world.stop().await;
     let delivered = all.iter().filter(|owed| world.row(owed).state == DeliveryState::Delivered);

@@ -85,7 +85,7 @@ pub trait Desk: HandOff + 'static {
 pub struct NoDesk;
 
 impl HandOff for NoDesk {
-    fn reserve(&self, _endpoint_id: Uuid) -> Option<Uuid> {
+    fn reserve(&self, _endpoint_id: Uuid, _owner: Option<i64>) -> Option<Uuid> {
         None
     }
 

@@ -1,5 +1,7 @@
 //! Deliveries and attempts: what is owed, what came of it, and how people ask for it.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use chrono::{DateTime, TimeDelta, Utc};
 use uuid::Uuid;
@@ -46,6 +48,8 @@ impl Owed {
 pub struct DueEndpoint {
     /// The endpoint.
     pub endpoint_id: Uuid,
+    /// Whose it is.
+    pub owner: Option<i64>,
     /// Its own limit; see [`crate::webhook::RateLimit`].
     pub rate_limit_per_minute: Option<u32>,
 }
@@ -57,8 +61,18 @@ pub struct Slot {
     pub endpoint_id: Uuid,
     /// At most so many.
     pub free: u32,
+    /// Of them at most so many that were attempted before: what is new finds a place.
+    pub free_for_retries: u32,
     /// And no more than this limit lets start now, whoever claims.
     pub rate_limit_per_minute: Option<u32>,
+}
+
+impl Slot {
+    /// One of it is taken.
+    pub fn fill(&mut self, is_retry: bool) {
+        self.free = self.free.saturating_sub(1);
+        self.free_for_retries = self.free_for_retries.saturating_sub(u32::from(is_retry));
+    }
 }
 
 /// Where a delivery stands.
@@ -141,12 +155,24 @@ pub struct DeliveryFilter {
     pub endpoint_id: Option<Uuid>,
     /// Only in this state.
     pub state: Option<DeliveryState>,
-    /// Only of this type.
-    pub event_type: Option<EventType>,
     /// Only older ones than this delivery: the last one of the page before.
     pub before: Option<Uuid>,
     /// At most so many.
     pub limit: u32,
+}
+
+impl DeliveryFilter {
+    /// What of these deliveries is asked for, the newest first.
+    pub fn apply(&self, mut found: Vec<Delivery>) -> Vec<Delivery> {
+        found.retain(|delivery| {
+            self.endpoint_id.is_none_or(|id| delivery.endpoint_id == id)
+                && self.state.is_none_or(|state| delivery.state == state)
+                && self.before.is_none_or(|before| delivery.delivery_id < before)
+        });
+        found.sort_by_key(|delivery| std::cmp::Reverse(delivery.delivery_id));
+        found.truncate(usize::try_from(self.limit).unwrap_or(usize::MAX));
+        found
+    }
 }
 
 /// One HTTP try.
@@ -187,6 +213,8 @@ pub struct AttemptResult {
     pub delivery_id: Uuid,
     /// The endpoint.
     pub endpoint_id: Uuid,
+    /// Where it went: what it says of the endpoint counts only while that is still its URL.
+    pub url: Arc<str>,
     /// The attempt.
     pub attempt: Attempt,
     /// What the delivery becomes.
@@ -195,13 +223,6 @@ pub struct AttemptResult {
     pub verdict: Verdict,
     /// Until when the receiver wants no requests.
     pub pause_until: Option<DateTime<Utc>>,
-}
-
-impl AttemptResult {
-    /// The delivery ended without this attempt reaching anyone (its endpoint is gone).
-    pub fn was_not_sent(&self) -> bool {
-        matches!(self.next, Next::Cancelled(_)) && self.attempt.status.is_none()
-    }
 }
 
 /// What an attempt makes of its delivery.

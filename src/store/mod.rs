@@ -179,8 +179,8 @@ pub trait Store: Send + Sync + 'static {
     /// When the next unclaimed delivery falls due.
     async fn next_due(&self) -> Result<Option<DateTime<Utc>>, StoreError>;
 
-    /// Cancels what is still pending to disabled and deleted endpoints, a bounded number at a time;
-    /// how many.
+    /// Cancels what is still pending to a disabled or deleted endpoint, a bounded number at a time;
+    /// how many. 0: nothing is left of any.
     async fn cancel_undeliverable(&self, now: DateTime<Utc>) -> Result<u64, StoreError>;
 
     /// Deliveries, the newest first.
@@ -211,11 +211,12 @@ pub trait Store: Send + Sync + 'static {
         now: DateTime<Utc>,
     ) -> Result<Vec<Uuid>, StoreError>;
 
-    /// How many deliveries a range has that can go out again.
-    async fn count_range(&self, range: &RedeliveryRange) -> Result<i64, StoreError>;
+    /// How many deliveries a range has that can go out again; `None`: too many to count while
+    /// somebody waits.
+    async fn count_range(&self, range: &RedeliveryRange) -> Result<Option<i64>, StoreError>;
 
-    /// Keeps a new redelivery.
-    async fn add_redelivery(&self, job: &Redelivery) -> Result<(), StoreError>;
+    /// Keeps a new redelivery. `false`: another one to the same endpoint runs.
+    async fn add_redelivery(&self, job: &Redelivery) -> Result<bool, StoreError>;
 
     /// Redeliveries to an endpoint, or all, the newest first, at most 100.
     async fn redeliveries(&self, endpoint_id: Option<Uuid>) -> Result<Vec<Redelivery>, StoreError>;
@@ -230,7 +231,8 @@ pub trait Store: Send + Sync + 'static {
         now: DateTime<Utc>,
     ) -> Result<bool, StoreError>;
 
-    /// Does one step of the redelivery that is next; it, as it is then. `None`: none is due.
+    /// Does one step of the redelivery that is next; it, as it is then. `None`: none is due. One
+    /// whose step fails is left for later, so that others go on.
     /// Bodies that were never made name the session's address below `public_url`.
     async fn advance_redelivery(
         &self,
@@ -274,8 +276,9 @@ pub struct Terms<'a> {
 /// Who takes new deliveries after the commit: this process's courier, or nobody.
 pub trait HandOff: Send + Sync {
     /// The process that will hold the delivery, if this process has room for one more delivery
-    /// to this endpoint. Every `Some` is followed by the delivery itself, or by `cancel`.
-    fn reserve(&self, endpoint_id: Uuid) -> Option<Uuid>;
+    /// to this endpoint of this owner. Every `Some` is followed by the delivery itself, or by
+    /// `cancel`.
+    fn reserve(&self, endpoint_id: Uuid, owner: Option<i64>) -> Option<Uuid>;
 
     /// The transaction did not commit: the room is free again.
     fn cancel(&self, endpoint_id: Uuid);

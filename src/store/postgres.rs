@@ -22,7 +22,7 @@ use super::rows::{
     FailureRow, HealthRow, OwedRow, RawFailureRow, RedeliveryRow, SessionRow, ToldMessageRow,
     delivery_state, event_type_list, read_all,
 };
-use super::shared::{COUNTED_AT_ONCE, number};
+use super::shared::{COUNTED_AT_ONCE, MOST_COUNTED, number};
 use super::sql::{
     egress_columns, egress_upsert, endpoint_columns, session_columns, session_upsert,
 };
@@ -37,7 +37,7 @@ use super::{
 };
 use crate::event::FailureCode;
 use crate::finalize::{JoinedBy, JoinedEgress, NewMessage, Session};
-use crate::webhook::{EventType, MessageId, PayloadKind, RateLimit};
+use crate::webhook::{MessageId, PayloadKind, RateLimit};
 
 const MIGRATIONS: &[super::MigrationFile] = &[
     (1, "initial", include_str!("../../migrations/postgres/0001_initial.sql")),
@@ -176,7 +176,13 @@ const CANCEL_PENDING: &str = "UPDATE deliveries
     WHERE delivery_id IN (
         SELECT delivery_id FROM deliveries
         WHERE state = 'pending' AND process_id IS NULL AND endpoint_id = $1
-        LIMIT $4 FOR UPDATE SKIP LOCKED)";
+        LIMIT $4 FOR UPDATE SKIP LOCKED)
+      AND EXISTS (
+        SELECT 1 FROM endpoints
+        WHERE endpoint_id = $1 AND (disabled_at IS NOT NULL OR deleted_at IS NOT NULL))";
+
+const FAILING: &str = "SELECT endpoint_id FROM endpoint_health
+    WHERE failing_since IS NOT NULL AND endpoint_id = ANY($1)";
 
 const RELEASE: &str = "UPDATE deliveries SET process_id = NULL
     WHERE process_id = $1 AND state = 'pending' AND delivery_id = ANY($2)";
@@ -184,10 +190,10 @@ const RELEASE: &str = "UPDATE deliveries SET process_id = NULL
 const RECORD: &str = "WITH result AS (
         SELECT * FROM unnest($2::uuid[], $3::text[], $4::text[], $5::timestamptz[],
             $6::timestamptz[], $7::int4[], $8::timestamptz[], $9::int8[], $10::int4[],
-            $11::text[], $12::text[], $13::bytea[], $14::text[], $15::bool[], $16::bool[])
+            $11::text[], $12::text[], $13::bytea[], $14::text[], $15::bool[])
         AS result (delivery_id, state, cause, next_attempt_at, finished_at, number, started_at,
             duration_us, status, error, response_head, response_body, address,
-            is_connection_reused, was_sent)),
+            is_connection_reused)),
     changed AS (
         UPDATE deliveries
         SET state = result.state, cause = result.cause, process_id = NULL, is_retry = TRUE,
@@ -197,7 +203,7 @@ const RECORD: &str = "WITH result AS (
         FROM result
         WHERE deliveries.delivery_id = result.delivery_id
           AND deliveries.process_id = $1 AND deliveries.state = 'pending'
-          AND (deliveries.attempts < result.number OR NOT result.was_sent)
+          AND deliveries.attempts < result.number
         RETURNING deliveries.delivery_id),
     kept AS (
         INSERT INTO attempts (delivery_id, number, started_at, duration_us, status, error,
@@ -205,7 +211,6 @@ const RECORD: &str = "WITH result AS (
         SELECT delivery_id, number, started_at, duration_us, status, error, response_head,
             response_body, address, is_connection_reused
         FROM result JOIN changed USING (delivery_id)
-        WHERE was_sent
         ON CONFLICT DO NOTHING)
     SELECT delivery_id FROM changed";
 
@@ -228,12 +233,16 @@ pub struct Postgres {
 const CONNECT_WITHIN: Duration = Duration::from_secs(5);
 
 /// Connects, and makes sure that what is committed here stays committed.
-async fn connect(url: &str) -> Result<PgPool, StoreError> {
+async fn connect(url: &str, statement_timeout: &str) -> Result<PgPool, StoreError> {
     let options = PgConnectOptions::from_str(url)
         .map_err(|error| StoreError::Broken(error.into()))?
         .application_name("finalizer")
         // Every statement here is short: compiling one takes longer than running it.
-        .options([("synchronous_commit", "on"), ("statement_timeout", "10000"), ("jit", "off")]);
+        .options([
+            ("synchronous_commit", "on"),
+            ("statement_timeout", statement_timeout),
+            ("jit", "off"),
+        ]);
     require_primary(&options).await?;
     let pool = PgPoolOptions::new().max_connections(12).acquire_timeout(CONNECT_WITHIN);
     Ok(pool.connect_lazy_with(options))
@@ -281,7 +290,7 @@ fn unusable(options: &PgConnectOptions, error: sqlx::Error) -> StoreError {
 impl Postgres {
     /// Opens a database that is up to date.
     pub async fn open(url: &str) -> Result<Self, StoreError> {
-        let pool = connect(url).await?;
+        let pool = connect(url, "10000").await?;
         require_migrated(&pool).await?;
         let installation =
             query_scalar(sql::INSTALLATION).fetch_one(&pool).await.map_err(failed)?;
@@ -290,7 +299,8 @@ impl Postgres {
 
     /// Brings a database up to date.
     pub async fn migrate(url: &str) -> Result<(), StoreError> {
-        let pool = connect(url).await?;
+        // An index on a large table takes as long as it takes.
+        let pool = connect(url, "0").await?;
         super::migrator(MIGRATIONS)
             .run(&pool)
             .await
@@ -368,6 +378,11 @@ async fn claim(
     let mut free: Vec<(Uuid, i64)> =
         slots.iter().map(|slot| (slot.endpoint_id, i64::from(slot.free))).collect();
     for is_retry in [false, true] {
+        if is_retry {
+            for ((_, free), slot) in free.iter_mut().zip(slots) {
+                *free = (*free).min(i64::from(slot.free_for_retries));
+            }
+        }
         let claimed: Vec<OwedRow> = query_as(CLAIM)
             .bind(process)
             .bind(free.iter().map(|(endpoint_id, _)| *endpoint_id).collect::<Vec<_>>())
@@ -635,11 +650,14 @@ impl Transaction for Writing {
             |result| &result.attempt.response_body[..],
             |result| result.attempt.address.as_deref(),
             |result| result.attempt.is_connection_reused,
-            |result| !result.was_not_sent(),
         )
         .fetch_all(&mut *self.0)
         .await
         .map_err(failed)
+    }
+
+    async fn failing(&mut self, among: &[Uuid]) -> Result<Vec<Uuid>, StoreError> {
+        query_scalar(FAILING).bind(among).fetch_all(&mut *self.0).await.map_err(failed)
     }
 
     async fn cancel_pending(

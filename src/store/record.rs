@@ -1,6 +1,7 @@
 //! Recording what came of attempts: of their deliveries, and of their endpoints.
 
 use std::collections::{BTreeMap, HashSet};
+use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
@@ -25,6 +26,8 @@ pub const BY_HAND: &str = "by_hand";
 /// What a batch of results says of one endpoint.
 #[derive(Debug, Default)]
 struct Said {
+    /// Where the requests went.
+    url: Arc<str>,
     /// When it failed, since it last worked.
     failed_at: Vec<DateTime<Utc>>,
     has_worked: bool,
@@ -45,11 +48,12 @@ pub(super) async fn record(
     let said = said(results, &recorded.deliveries);
     let working: Vec<Uuid> =
         said.iter().filter(|(_, said)| said.has_worked).map(|(id, _)| *id).collect();
-    if !working.is_empty() {
-        tx.forget_failing(&working).await?;
-    }
+    let failing = if working.is_empty() { working } else { tx.failing(&working).await? };
     // In the order of their ids, so that two processes do not wait for each other.
     for (endpoint_id, said) in said {
+        if failing.contains(&endpoint_id) {
+            tx.forget_failing(endpoint_id).await?;
+        }
         if said.is_gone || !said.failed_at.is_empty() || said.pause_until.is_some() {
             judge(tx.as_mut(), installation, endpoint_id, &said, now, &mut recorded).await?;
         }
@@ -63,6 +67,7 @@ fn said(results: &[AttemptResult], recorded: &[Uuid]) -> BTreeMap<Uuid, Said> {
     let recorded: HashSet<&Uuid> = recorded.iter().collect();
     for result in results.iter().filter(|result| recorded.contains(&result.delivery_id)) {
         let said = all.entry(result.endpoint_id).or_default();
+        said.url = Arc::clone(&result.url);
         said.pause_until = said.pause_until.max(result.pause_until);
         match result.verdict {
             Verdict::Works => {
@@ -85,6 +90,11 @@ async fn judge(
     now: DateTime<Utc>,
     recorded: &mut Recorded,
 ) -> Result<(), StoreError> {
+    // What another URL has said is not held against the present one.
+    let endpoint = tx.endpoint(endpoint_id).await?;
+    if endpoint.is_none_or(|endpoint| endpoint.url != *said.url) {
+        return Ok(());
+    }
     let mut health = tx.health(endpoint_id).await?;
     let before = health.failing.as_ref().map_or(0, Failing::percent);
     let failed = said.failed_at.iter();

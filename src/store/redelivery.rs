@@ -14,10 +14,12 @@ use crate::webhook::{EventType, MessageId, MessageKey, PayloadKind};
 
 /// Deliveries in one step.
 const STEP: u32 = 500;
-/// How long a step may take before another process may think that nobody is doing it.
-pub(super) const STEP_LEASE: TimeDelta = TimeDelta::seconds(30);
+/// A redelivery whose step fails goes on after this time; others do not wait for it.
+pub(super) const AFTER_FAILURE: TimeDelta = TimeDelta::seconds(30);
 /// Messages looked at in one step: each may need its body made.
 const MESSAGES_IN_STEP: u32 = 200;
+/// Between two steps, however little there was to do.
+const LEAST_PAUSE: TimeDelta = TimeDelta::milliseconds(20);
 
 /// A range of an endpoint's deliveries that goes out again.
 #[derive(Debug, Clone, PartialEq)]
@@ -30,8 +32,8 @@ pub struct Redelivery {
     pub per_second: u32,
     /// Where it stands.
     pub state: RedeliveryState,
-    /// How many there were when it was ordered.
-    pub matched: i64,
+    /// How many there were when it was ordered; `None`: very many.
+    pub matched: Option<i64>,
     /// How many are on their way, or have arrived.
     pub redelivered: i64,
     /// How many were not sent: what their message told is no longer so, and its bytes never were.
@@ -169,14 +171,14 @@ pub(super) fn least_id(time: DateTime<Utc>) -> Uuid {
     Uuid::from_u128(milliseconds << 80)
 }
 
-/// One step of the job that is next; the job as it is then. `None`: no job is due.
+/// One step of a job that this transaction took; the job as it is then.
 pub(super) async fn advance(
     mut tx: Box<dyn Transaction + '_>,
+    mut job: Redelivery,
     installation: Uuid,
     public_url: &str,
     now: DateTime<Utc>,
-) -> Result<Option<Redelivery>, StoreError> {
-    let Some(mut job) = tx.take_redelivery(now).await? else { return Ok(None) };
+) -> Result<Redelivery, StoreError> {
     let endpoint = tx.endpoint(job.range.endpoint_id).await?;
     match endpoint.filter(|endpoint| endpoint.disabled.is_none()) {
         None => job.end(RedeliveryState::Cancelled, now),
@@ -186,7 +188,7 @@ pub(super) async fn advance(
             let is_done = step.advance(tx.as_mut(), &mut job).await?;
             let seconds = f64_of(job.redelivered - before) / f64::from(job.per_second.max(1));
             let pause = TimeDelta::from_std(std::time::Duration::from_secs_f64(seconds));
-            job.next_step_at = now + pause.unwrap_or(TimeDelta::seconds(1));
+            job.next_step_at = now + pause.unwrap_or(TimeDelta::seconds(1)).max(LEAST_PAUSE);
             if is_done {
                 job.end(RedeliveryState::Done, now);
             }
@@ -194,7 +196,7 @@ pub(super) async fn advance(
     }
     tx.put_redelivery(&job).await?;
     tx.commit().await?;
-    Ok(Some(job))
+    Ok(job)
 }
 
 #[expect(clippy::cast_precision_loss, reason = "a step has a few hundred deliveries")]
@@ -213,7 +215,7 @@ impl Redelivery {
         redelivery_id: Uuid,
         range: RedeliveryRange,
         per_second: Option<u32>,
-        matched: i64,
+        matched: Option<i64>,
         now: DateTime<Utc>,
     ) -> Self {
         Self {
@@ -257,11 +259,16 @@ impl Step<'_> {
             // A step takes no more than a second's worth.
             let limit = STEP.min(job.per_second.max(1));
             let after = job.position.delivery;
-            let again = tx.redeliver_range(&job.range, after, limit, self.now).await?;
-            job.redelivered += i64::try_from(again.len()).unwrap_or(i64::MAX);
-            let is_last = again.len() < limit as usize;
-            job.position.delivery =
-                if is_last { Uuid::max() } else { again.into_iter().max().unwrap_or(Uuid::max()) };
+            let next = tx.undelivered(&job.range, after, limit).await?;
+            let is_last = next.len() < limit as usize;
+            if let Some(last) = next.last() {
+                let owed = tx.redeliver_range(&job.range, (after, *last), self.now).await?;
+                job.redelivered += i64::try_from(owed).unwrap_or(i64::MAX);
+                job.position.delivery = *last;
+            }
+            if is_last {
+                job.position.delivery = Uuid::max();
+            }
             return Ok(is_last && !statuses.missing);
         }
         if statuses.missing { self.advance_missing(tx, job).await } else { Ok(true) }
@@ -272,19 +279,23 @@ impl Step<'_> {
         tx: &mut dyn Transaction,
         job: &mut Redelivery,
     ) -> Result<bool, StoreError> {
-        let limit = MESSAGES_IN_STEP.min(job.per_second.max(1));
         let position = &job.position.message;
-        let told = tx.messages_told(self.endpoint, position, job.range.until, limit).await?;
-        let is_last = told.len() < limit as usize;
+        let told =
+            tx.messages_told(self.endpoint, position, job.range.until, MESSAGES_IN_STEP).await?;
+        let mut is_last = told.len() < MESSAGES_IN_STEP as usize;
+        let mut left = job.per_second.max(1);
         for message in &told {
             if is_missing(message, self.endpoint) {
+                if left == 0 {
+                    is_last = false;
+                    break;
+                }
                 let is_sent = self.owe(tx, message).await?;
                 job.redelivered += i64::from(is_sent);
                 job.skipped += i64::from(!is_sent);
+                left -= u32::from(is_sent);
             }
-        }
-        if let Some(last) = told.last() {
-            job.position.message = (last.created_at, last.message_id.0.to_vec());
+            job.position.message = (message.created_at, message.message_id.0.to_vec());
         }
         Ok(is_last)
     }

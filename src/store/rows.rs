@@ -358,6 +358,7 @@ impl TryFrom<AttemptRow> for Attempt {
 
 row!(DueEndpointRow {
     endpoint_id: Uuid,
+    owner: Option<i64>,
     rate_limit_per_minute: Option<i32>,
 });
 
@@ -366,7 +367,7 @@ impl TryFrom<DueEndpointRow> for DueEndpoint {
 
     fn try_from(row: DueEndpointRow) -> Result<Self, StoreError> {
         let rate_limit_per_minute = row.rate_limit_per_minute.map(count);
-        Ok(Self { endpoint_id: row.endpoint_id, rate_limit_per_minute })
+        Ok(Self { endpoint_id: row.endpoint_id, owner: row.owner, rate_limit_per_minute })
     }
 }
 
@@ -409,7 +410,7 @@ row!(RedeliveryRow {
     statuses: String,
     per_second: i32,
     state: String,
-    matched: i64,
+    matched: Option<i64>,
     redelivered: i64,
     skipped: i64,
     last_delivery: Uuid,

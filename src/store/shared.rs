@@ -114,6 +114,14 @@ macro_rules! impl_store {
 
             async fn change_endpoint(&self, endpoint: &Endpoint) -> Result<bool, StoreError> {
                 within(async {
+                    let mut tx = self.begin().await?;
+                    query(sql::FORGET_HEALTH_OF_OTHER_URL)
+                        .bind(endpoint.endpoint_id)
+                        .bind(endpoint.version)
+                        .bind(&endpoint.url)
+                        .execute(&mut *tx)
+                        .await
+                        .map_err(failed)?;
                     let changed = query(sql::CHANGE_ENDPOINT)
                         .bind(endpoint.endpoint_id)
                         .bind(endpoint.version)
@@ -126,9 +134,10 @@ macro_rules! impl_store {
                         .bind(&endpoint.sealed_headers)
                         .bind(number(endpoint.timeout_seconds))
                         .bind(endpoint.rate_limit_per_minute.map(number))
-                        .execute(&self.writer)
+                        .execute(&mut *tx)
                         .await
                         .map_err(failed)?;
+                    tx.commit().await.map_err(failed)?;
                     Ok(changed.rows_affected() > 0)
                 })
                 .await
@@ -155,12 +164,12 @@ macro_rules! impl_store {
             async fn enable_endpoint(&self, endpoint_id: Uuid) -> Result<bool, StoreError> {
                 within(async {
                     let mut tx = self.begin().await?;
-                    let enabled = query(sql::ENABLE_ENDPOINT)
+                    query(sql::FORGET_HEALTH_OF_DISABLED)
                         .bind(endpoint_id)
                         .execute(&mut *tx)
                         .await
                         .map_err(failed)?;
-                    query(sql::FORGET_HEALTH)
+                    let enabled = query(sql::ENABLE_ENDPOINT)
                         .bind(endpoint_id)
                         .execute(&mut *tx)
                         .await
@@ -178,15 +187,15 @@ macro_rules! impl_store {
             ) -> Result<bool, StoreError> {
                 within(async {
                     let mut tx = Writing(self.begin().await?);
+                    query(sql::FORGET_HEALTH)
+                        .bind(endpoint_id)
+                        .execute(&mut *tx.0)
+                        .await
+                        .map_err(failed)?;
                     let deleted = query(sql::DELETE_ENDPOINT)
                         .bind(endpoint_id)
                         .bind(now)
                         .bind(Vec::<u8>::new())
-                        .execute(&mut *tx.0)
-                        .await
-                        .map_err(failed)?;
-                    query(sql::FORGET_HEALTH)
-                        .bind(endpoint_id)
                         .execute(&mut *tx.0)
                         .await
                         .map_err(failed)?;
@@ -304,22 +313,17 @@ macro_rules! impl_store {
 
             async fn cancel_undeliverable(&self, now: DateTime<Utc>) -> Result<u64, StoreError> {
                 within(async {
-                    let endpoints: Vec<(Uuid, bool)> = query_as(sql::UNDELIVERABLE)
-                        .fetch_all(&self.readers)
+                    let found: Option<(Uuid, bool)> = query_as(sql::UNDELIVERABLE)
+                        .fetch_optional(&self.readers)
                         .await
                         .map_err(failed)?;
-                    let mut cancelled = 0;
-                    for (endpoint_id, is_deleted) in endpoints {
-                        let cause = if is_deleted {
-                            Cause::EndpointDeleted
-                        } else {
-                            Cause::EndpointDisabled
-                        };
-                        let mut tx = Writing(self.begin().await?);
-                        let limit = record::CANCELLED_AT_ONCE;
-                        cancelled += tx.cancel_pending(endpoint_id, cause, now, limit).await?;
-                        Box::new(tx).commit().await?;
-                    }
+                    let Some((endpoint_id, is_deleted)) = found else { return Ok(0) };
+                    let cause =
+                        if is_deleted { Cause::EndpointDeleted } else { Cause::EndpointDisabled };
+                    let mut tx = Writing(self.begin().await?);
+                    let limit = record::CANCELLED_AT_ONCE;
+                    let cancelled = tx.cancel_pending(endpoint_id, cause, now, limit).await?;
+                    Box::new(tx).commit().await?;
                     Ok(cancelled)
                 })
                 .await
@@ -349,17 +353,9 @@ macro_rules! impl_store {
                 filter: &DeliveryFilter,
             ) -> Result<Vec<Delivery>, StoreError> {
                 within(async {
-                    let statement = match (filter.endpoint_id, filter.state) {
-                        (None, _) => sql::DELIVERIES,
-                        (_, Some(DeliveryState::Exhausted | DeliveryState::Cancelled)) => {
-                            sql::UNDELIVERED_TO
-                        }
-                        _ => sql::DELIVERIES_TO,
-                    };
-                    let mut asked = query_as(statement)
+                    let is_of_one = filter.endpoint_id.is_some();
+                    let mut asked = query_as(sql::page_of_deliveries(filter.state, is_of_one))
                         .bind(filter.before.unwrap_or(Uuid::max()))
-                        .bind(filter.state.map(DeliveryState::as_str))
-                        .bind(filter.event_type.map(EventType::as_str))
                         .bind(i64::from(filter.limit));
                     if let Some(endpoint_id) = filter.endpoint_id {
                         asked = asked.bind(endpoint_id);
@@ -433,8 +429,13 @@ macro_rules! impl_store {
                 .await
             }
 
-            async fn count_range(&self, range: &RedeliveryRange) -> Result<i64, StoreError> {
-                let Some(endpoint) = self.endpoint(range.endpoint_id).await? else { return Ok(0) };
+            async fn count_range(
+                &self,
+                range: &RedeliveryRange,
+            ) -> Result<Option<i64>, StoreError> {
+                let Some(endpoint) = self.endpoint(range.endpoint_id).await? else {
+                    return Ok(Some(0));
+                };
                 let mut count: i64 = within(async {
                     query_scalar(sql::COUNT_RANGE)
                         .bind(range.endpoint_id)
@@ -442,32 +443,36 @@ macro_rules! impl_store {
                         .bind(redelivery::least_id(range.until))
                         .bind(range.statuses.exhausted)
                         .bind(range.statuses.cancelled)
+                        .bind(MOST_COUNTED)
                         .fetch_one(&self.readers)
                         .await
                         .map_err(failed)
                 })
                 .await?;
-                let mut position = redelivery::Position::start(range.since).message;
+                let (mut position, mut looked_at) =
+                    (redelivery::Position::start(range.since).message, count);
                 while range.statuses.missing {
+                    if looked_at >= MOST_COUNTED {
+                        return Ok(None);
+                    }
                     let told = within(async {
                         let mut tx = Writing(self.readers.begin().await.map_err(failed)?);
                         tx.messages_told(&endpoint, &position, range.until, COUNTED_AT_ONCE).await
                     })
                     .await?;
+                    let Some(last) = told.last() else { break };
+                    position = (last.created_at, last.message_id.0.to_vec());
+                    looked_at += i64::from(COUNTED_AT_ONCE);
                     let missing =
                         told.iter().filter(|told| redelivery::is_missing(told, &endpoint));
                     count += i64::try_from(missing.count()).unwrap_or(0);
-                    match told.last() {
-                        Some(last) => position = (last.created_at, last.message_id.0.to_vec()),
-                        None => break,
-                    }
                 }
-                Ok(count)
+                Ok((count < MOST_COUNTED).then_some(count))
             }
 
-            async fn add_redelivery(&self, job: &Redelivery) -> Result<(), StoreError> {
+            async fn add_redelivery(&self, job: &Redelivery) -> Result<bool, StoreError> {
                 within(async {
-                    query(sql::ADD_REDELIVERY)
+                    let added = query(sql::ADD_REDELIVERY)
                         .bind(job.redelivery_id)
                         .bind(job.range.endpoint_id)
                         .bind(job.range.since)
@@ -487,7 +492,7 @@ macro_rules! impl_store {
                         .execute(&self.writer)
                         .await
                         .map_err(failed)?;
-                    Ok(())
+                    Ok(added.rows_affected() > 0)
                 })
                 .await
             }
@@ -545,8 +550,21 @@ macro_rules! impl_store {
                 now: DateTime<Utc>,
             ) -> Result<Option<Redelivery>, StoreError> {
                 within(async {
-                    let tx = Box::new(Writing(self.begin().await?));
-                    redelivery::advance(tx, self.installation, public_url, now).await
+                    let mut tx = Writing(self.begin().await?);
+                    let Some(job) = tx.take_redelivery(now).await? else { return Ok(None) };
+                    let (redelivery_id, installation) = (job.redelivery_id, self.installation);
+                    let advanced =
+                        redelivery::advance(Box::new(tx), job, installation, public_url, now).await;
+                    if advanced.is_err() {
+                        // The others must not wait behind one that fails.
+                        query(sql::DEFER_REDELIVERY)
+                            .bind(redelivery_id)
+                            .bind(now + redelivery::AFTER_FAILURE)
+                            .execute(&self.writer)
+                            .await
+                            .map_err(failed)?;
+                    }
+                    advanced.map(Some)
                 })
                 .await
             }
@@ -733,14 +751,12 @@ macro_rules! impl_rowwise {
                 row.map(Endpoint::try_from).transpose()
             }
 
-            async fn forget_failing(&mut self, endpoints: &[Uuid]) -> Result<(), StoreError> {
-                for endpoint_id in endpoints {
-                    query(sql::FORGET_FAILING)
-                        .bind(endpoint_id)
-                        .execute(&mut *self.0)
-                        .await
-                        .map_err(failed)?;
-                }
+            async fn forget_failing(&mut self, endpoint_id: Uuid) -> Result<(), StoreError> {
+                query(sql::FORGET_FAILING)
+                    .bind(endpoint_id)
+                    .execute(&mut *self.0)
+                    .await
+                    .map_err(failed)?;
                 Ok(())
             }
 
@@ -779,7 +795,7 @@ macro_rules! impl_rowwise {
             ) -> Result<Option<Redelivery>, StoreError> {
                 let row: Option<RedeliveryRow> = query_as(sql::TAKE_REDELIVERY)
                     .bind(now)
-                    .bind(now + redelivery::STEP_LEASE)
+                    .bind(now + redelivery::AFTER_FAILURE)
                     .fetch_optional(&mut *self.0)
                     .await
                     .map_err(failed)?;
@@ -803,24 +819,39 @@ macro_rules! impl_rowwise {
                 Ok(())
             }
 
-            async fn redeliver_range(
+            async fn undelivered(
                 &mut self,
                 range: &RedeliveryRange,
                 after: Uuid,
                 limit: u32,
-                now: DateTime<Utc>,
             ) -> Result<Vec<Uuid>, StoreError> {
-                query_scalar(sql::REDELIVER_RANGE)
+                query_scalar(sql::UNDELIVERED)
                     .bind(range.endpoint_id)
                     .bind(after)
                     .bind(redelivery::least_id(range.until))
-                    .bind(range.statuses.exhausted)
-                    .bind(range.statuses.cancelled)
                     .bind(i64::from(limit))
-                    .bind(now)
                     .fetch_all(&mut *self.0)
                     .await
                     .map_err(failed)
+            }
+
+            async fn redeliver_range(
+                &mut self,
+                range: &RedeliveryRange,
+                (after, last): (Uuid, Uuid),
+                now: DateTime<Utc>,
+            ) -> Result<u64, StoreError> {
+                let owed = query(sql::REDELIVER_RANGE)
+                    .bind(range.endpoint_id)
+                    .bind(after)
+                    .bind(last)
+                    .bind(range.statuses.exhausted)
+                    .bind(range.statuses.cancelled)
+                    .bind(now)
+                    .execute(&mut *self.0)
+                    .await
+                    .map_err(failed)?;
+                Ok(owed.rows_affected())
             }
 
             async fn messages_told(
@@ -867,6 +898,8 @@ macro_rules! impl_rowwise {
 
 /// Messages looked at in one question when a range is counted.
 pub(super) const COUNTED_AT_ONCE: u32 = 2000;
+/// More is not counted: whoever asks waits for it.
+pub(super) const MOST_COUNTED: i64 = 200_000;
 
 /// A small count as both databases keep it.
 pub(super) fn number(count: u32) -> i32 {

@@ -116,6 +116,8 @@ macro_rules! health_columns {
     };
 }
 
+use super::DeliveryState;
+
 pub(super) use {egress_columns, egress_upsert, endpoint_columns, session_columns, session_upsert};
 
 pub(super) const INSTALLATION: &str = "SELECT installation_id FROM installation";
@@ -164,7 +166,17 @@ pub(super) const DELETE_ENDPOINT: &str = "UPDATE endpoints
     SET deleted_at = $2, sealed_secret = $3, sealed_headers = NULL, version = version + 1
     WHERE endpoint_id = $1 AND deleted_at IS NULL";
 
+// An endpoint's health is always locked before the endpoint itself.
+
 pub(super) const FORGET_HEALTH: &str = "DELETE FROM endpoint_health WHERE endpoint_id = $1";
+
+pub(super) const FORGET_HEALTH_OF_DISABLED: &str = "DELETE FROM endpoint_health
+    WHERE endpoint_id = $1
+      AND EXISTS (SELECT 1 FROM endpoints WHERE endpoint_id = $1 AND disabled_at IS NOT NULL)";
+
+pub(super) const FORGET_HEALTH_OF_OTHER_URL: &str = "DELETE FROM endpoint_health
+    WHERE endpoint_id = $1
+      AND EXISTS (SELECT 1 FROM endpoints WHERE endpoint_id = $1 AND version = $2 AND url <> $3)";
 
 pub(super) const FORGET_FAILING: &str = "UPDATE endpoint_health
     SET failing_since = NULL, last_failure_at = NULL, failures = 0, failure_days = 0
@@ -189,14 +201,15 @@ pub(super) const UNWELL: &str = concat!(
     " FROM endpoint_health WHERE failing_since IS NOT NULL OR paused_until > $1"
 );
 
-/// Endpoints that take no more, and to which something is still pending; nobody is sending it.
+/// An endpoint that takes no more, and to which something is still pending that nobody is sending.
 pub(super) const UNDELIVERABLE: &str = "SELECT endpoint_id, deleted_at IS NOT NULL AS is_deleted
     FROM endpoints
     WHERE (disabled_at IS NOT NULL OR deleted_at IS NOT NULL)
       AND EXISTS (
         SELECT 1 FROM deliveries
         WHERE state = 'pending' AND process_id IS NULL
-          AND deliveries.endpoint_id = endpoints.endpoint_id)";
+          AND deliveries.endpoint_id = endpoints.endpoint_id)
+    LIMIT 1";
 
 pub(super) const ENTER: &str = "INSERT INTO processes (process_id, alive_until) VALUES ($1, $2)";
 
@@ -219,11 +232,14 @@ pub(super) const GIVE_BACK: &str = "UPDATE deliveries SET process_id = NULL
 
 // The first of an index, asked for in the index's own order: else PostgreSQL sorts all that are due.
 
-pub(super) const DUE_ENDPOINTS: &str = "SELECT endpoint_id, rate_limit_per_minute FROM endpoints
+pub(super) const DUE_ENDPOINTS: &str = "SELECT endpoint_id, owner, rate_limit_per_minute
+    FROM endpoints
     WHERE disabled_at IS NULL AND deleted_at IS NULL
       AND NOT EXISTS (
         SELECT 1 FROM endpoint_health
-        WHERE endpoint_health.endpoint_id = endpoints.endpoint_id AND paused_until > $1)
+        WHERE endpoint_health.endpoint_id = endpoints.endpoint_id
+          AND (paused_until > $1
+            OR (rate_limit_per_minute IS NOT NULL AND next_slot_at > $1)))
       AND ((
         SELECT next_attempt_at FROM deliveries
         WHERE state = 'pending' AND process_id IS NULL
@@ -243,40 +259,40 @@ pub(super) const NEXT_DUE: &str = "SELECT MIN((
           AND deliveries.endpoint_id = endpoints.endpoint_id
           AND is_retry
         ORDER BY process_id, next_attempt_at LIMIT 1)) AS next_due
-    FROM endpoints";
+    FROM endpoints
+    WHERE disabled_at IS NULL AND deleted_at IS NULL";
 
-pub(super) const DELIVERIES: &str = concat!(
-    "SELECT ",
-    delivery_columns!(),
-    " FROM deliveries JOIN messages ON messages.message_id = deliveries.message_id
-    WHERE delivery_id < $1
-      AND ($2 IS NULL OR state = $2) AND ($3 IS NULL OR type = $3)
-    ORDER BY delivery_id DESC
-    LIMIT $4"
-);
+/// A page of deliveries. States stand in the statement: few deliveries are in some of them, and each
+/// of those has an index of its own.
+macro_rules! page_of_deliveries {
+    ($($condition:literal)?) => {
+        concat!(
+            "SELECT ",
+            delivery_columns!(),
+            " FROM deliveries JOIN messages ON messages.message_id = deliveries.message_id
+            WHERE delivery_id < $1",
+            $(" AND ", $condition,)?
+            " ORDER BY delivery_id DESC LIMIT $2"
+        )
+    };
+}
 
-pub(super) const DELIVERIES_TO: &str = concat!(
-    "SELECT ",
-    delivery_columns!(),
-    " FROM deliveries JOIN messages ON messages.message_id = deliveries.message_id
-    WHERE delivery_id < $1
-      AND ($2 IS NULL OR state = $2) AND ($3 IS NULL OR type = $3)
-      AND endpoint_id = $5
-    ORDER BY delivery_id DESC
-    LIMIT $4"
-);
-
-/// The same for the states that few deliveries end in: they have an index of their own.
-pub(super) const UNDELIVERED_TO: &str = concat!(
-    "SELECT ",
-    delivery_columns!(),
-    " FROM deliveries JOIN messages ON messages.message_id = deliveries.message_id
-    WHERE delivery_id < $1
-      AND state IN ('exhausted', 'cancelled') AND state = $2 AND ($3 IS NULL OR type = $3)
-      AND endpoint_id = $5
-    ORDER BY delivery_id DESC
-    LIMIT $4"
-);
+/// The page's statement, by state and whether it is of one endpoint (`$3`).
+pub(super) fn page_of_deliveries(state: Option<DeliveryState>, is_of_one: bool) -> &'static str {
+    use DeliveryState::{Cancelled, Delivered, Exhausted, Pending};
+    match (state, is_of_one) {
+        (None, false) => page_of_deliveries!(),
+        (None, true) => page_of_deliveries!("endpoint_id = $3"),
+        (Some(Pending), false) => page_of_deliveries!("state = 'pending'"),
+        (Some(Pending), true) => page_of_deliveries!("state = 'pending' AND endpoint_id = $3"),
+        (Some(Delivered), false) => page_of_deliveries!("state = 'delivered'"),
+        (Some(Delivered), true) => page_of_deliveries!("state = 'delivered' AND endpoint_id = $3"),
+        (Some(Exhausted), false) => page_of_deliveries!("state = 'exhausted'"),
+        (Some(Exhausted), true) => page_of_deliveries!("state = 'exhausted' AND endpoint_id = $3"),
+        (Some(Cancelled), false) => page_of_deliveries!("state = 'cancelled'"),
+        (Some(Cancelled), true) => page_of_deliveries!("state = 'cancelled' AND endpoint_id = $3"),
+    }
+}
 
 pub(super) const DELIVERIES_OF: &str = concat!(
     "SELECT ",
@@ -318,21 +334,24 @@ pub(super) const REDELIVER: &str = "UPDATE deliveries
         WHERE endpoints.endpoint_id = deliveries.endpoint_id
           AND disabled_at IS NULL AND deleted_at IS NULL)";
 
-pub(super) const COUNT_RANGE: &str = "SELECT COUNT(*) FROM deliveries
+pub(super) const COUNT_RANGE: &str = "SELECT COUNT(*) FROM (
+    SELECT 1 FROM deliveries
     WHERE endpoint_id = $1 AND delivery_id >= $2 AND delivery_id < $3
       AND state IN ('exhausted', 'cancelled')
-      AND ((state = 'exhausted' AND $4) OR (state = 'cancelled' AND $5))";
+      AND ((state = 'exhausted' AND $4) OR (state = 'cancelled' AND $5))
+    LIMIT $6) AS found";
+
+pub(super) const UNDELIVERED: &str = "SELECT delivery_id FROM deliveries
+    WHERE endpoint_id = $1 AND delivery_id > $2 AND delivery_id < $3
+      AND state IN ('exhausted', 'cancelled')
+    ORDER BY delivery_id LIMIT $4";
 
 pub(super) const REDELIVER_RANGE: &str = "UPDATE deliveries
-    SET redelivered_after = attempts, state = 'pending', cause = NULL, process_id = NULL,
-        is_retry = TRUE, next_attempt_at = $7, finished_at = NULL
-    WHERE delivery_id IN (
-        SELECT delivery_id FROM deliveries
-        WHERE endpoint_id = $1 AND delivery_id > $2 AND delivery_id < $3
-          AND state IN ('exhausted', 'cancelled')
-          AND ((state = 'exhausted' AND $4) OR (state = 'cancelled' AND $5))
-        ORDER BY delivery_id LIMIT $6)
-    RETURNING delivery_id";
+    SET redelivered_after = attempts, state = 'pending', cause = NULL, is_retry = TRUE,
+        next_attempt_at = $6, finished_at = NULL
+    WHERE endpoint_id = $1 AND delivery_id > $2 AND delivery_id <= $3
+      AND state IN ('exhausted', 'cancelled')
+      AND ((state = 'exhausted' AND $4) OR (state = 'cancelled' AND $5))";
 
 /// A bounded number of messages is looked at, whoever they are about: the endpoint may hear of none.
 pub(super) const MESSAGES_TOLD: &str = "SELECT told.message_id, type, told.session_id, egress_id,
@@ -359,8 +378,12 @@ pub(super) const PUT_FULL: &str =
 pub(super) const ADD_REDELIVERY: &str = concat!(
     "INSERT INTO redeliveries (",
     redelivery_columns!(),
-    ") VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)"
+    ") VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)
+    ON CONFLICT DO NOTHING"
 );
+
+pub(super) const DEFER_REDELIVERY: &str = "UPDATE redeliveries SET next_step_at = $2
+    WHERE redelivery_id = $1 AND state = 'running'";
 
 pub(super) const REDELIVERIES: &str = concat!(
     "SELECT ",

@@ -24,7 +24,7 @@ use super::rows::{
     FailureRow, HealthRow, OwedRow, RawFailureRow, RedeliveryRow, SessionRow, ToldMessageRow,
     delivery_state, event_type_list, read_all,
 };
-use super::shared::{COUNTED_AT_ONCE, number};
+use super::shared::{COUNTED_AT_ONCE, MOST_COUNTED, number};
 use super::sql::{
     egress_columns, egress_upsert, endpoint_columns, session_columns, session_upsert,
 };
@@ -39,7 +39,7 @@ use super::{
 };
 use crate::event::FailureCode;
 use crate::finalize::{JoinedBy, JoinedEgress, NewMessage, Session};
-use crate::webhook::{EventType, MessageId, PayloadKind, RateLimit};
+use crate::webhook::{MessageId, PayloadKind, RateLimit};
 
 const MIGRATIONS: &[super::MigrationFile] = &[
     (1, "initial", include_str!("../../migrations/sqlite/0001_initial.sql")),
@@ -154,7 +154,13 @@ const CANCEL_PENDING: &str = "UPDATE deliveries
     WHERE delivery_id IN (
         SELECT delivery_id FROM deliveries
         WHERE state = 'pending' AND process_id IS NULL AND endpoint_id = $1
-        LIMIT $4)";
+        LIMIT $4)
+      AND EXISTS (
+        SELECT 1 FROM endpoints
+        WHERE endpoint_id = $1 AND (disabled_at IS NOT NULL OR deleted_at IS NOT NULL))";
+
+const FAILING: &str = "SELECT endpoint_id FROM endpoint_health
+    WHERE failing_since IS NOT NULL AND endpoint_id IN (SELECT unhex(value) FROM json_each($1))";
 
 const RELEASE: &str = "UPDATE deliveries SET process_id = NULL
     WHERE process_id = $1 AND state = 'pending' AND delivery_id = $2";
@@ -163,7 +169,7 @@ const RECORD: &str = "UPDATE deliveries
     SET state = $3, cause = $4, process_id = NULL, is_retry = TRUE, attempts = $5,
         next_attempt_at = COALESCE($6, next_attempt_at), finished_at = $7
     WHERE delivery_id = $1 AND process_id = $2 AND state = 'pending'
-      AND (attempts < $5 OR $8)";
+      AND attempts < $5";
 
 const PUT_ATTEMPT: &str = "INSERT INTO attempts
         (delivery_id, number, started_at, duration_us, status, error, response_head,
@@ -272,6 +278,9 @@ async fn claim(
 ) -> Result<Vec<OwedRow>, StoreError> {
     let (mut rows, mut free) = (Vec::new(), slot.free);
     for is_retry in [false, true] {
+        if is_retry {
+            free = free.min(slot.free_for_retries);
+        }
         let claimed: Vec<OwedRow> = query_as(CLAIM)
             .bind(process)
             .bind(slot.endpoint_id)
@@ -291,9 +300,6 @@ async fn put_attempt(
     tx: &mut sqlx::Transaction<'static, Db>,
     result: &AttemptResult,
 ) -> Result<(), StoreError> {
-    if result.was_not_sent() {
-        return Ok(());
-    }
     let attempt = &result.attempt;
     query(PUT_ATTEMPT)
         .bind(result.delivery_id)
@@ -496,7 +502,6 @@ impl Transaction for Writing {
                 .bind(result.attempt.number)
                 .bind(next_attempt_at)
                 .bind(is_final.then(|| result.attempt.finished_at()))
-                .bind(result.was_not_sent())
                 .execute(&mut *self.0)
                 .await
                 .map_err(failed)?;
@@ -506,6 +511,10 @@ impl Transaction for Writing {
             }
         }
         Ok(recorded)
+    }
+
+    async fn failing(&mut self, among: &[Uuid]) -> Result<Vec<Uuid>, StoreError> {
+        query_scalar(FAILING).bind(ids_json(among)).fetch_all(&mut *self.0).await.map_err(failed)
     }
 
     async fn cancel_pending(

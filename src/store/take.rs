@@ -174,7 +174,8 @@ fn deliveries(
         let (delivery_id, endpoint_id) = (new_id(now), delivery.endpoint_id);
         // What is limited waits in the table, where one limit counts for all processes.
         let is_for_the_table = delivery.is_cancelled || delivery.is_limited;
-        let process_id = if is_for_the_table { None } else { reserved.reserve(endpoint_id) };
+        let process_id =
+            if is_for_the_table { None } else { reserved.reserve(endpoint_id, delivery.owner) };
         let body = match delivery.payload {
             PayloadKind::Thin => message.thin.clone(),
             PayloadKind::Full => message.full.clone(),
@@ -238,8 +239,8 @@ struct Reserved<'a> {
 }
 
 impl Reserved<'_> {
-    fn reserve(&mut self, endpoint_id: Uuid) -> Option<Uuid> {
-        let process_id = self.desk.reserve(endpoint_id)?;
+    fn reserve(&mut self, endpoint_id: Uuid, owner: Option<i64>) -> Option<Uuid> {
+        let process_id = self.desk.reserve(endpoint_id, owner)?;
         self.places.push((endpoint_id, process_id));
         Some(process_id)
     }

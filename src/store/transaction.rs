@@ -52,7 +52,9 @@ pub(super) trait Transaction: Rowwise + Send {
         process: Uuid,
         results: &[AttemptResult],
     ) -> Result<Vec<Uuid>, StoreError>;
-    /// Cancels pending deliveries of an endpoint that no process holds and nobody is writing at the
+    /// Which of these endpoints have only failed of late.
+    async fn failing(&mut self, among: &[Uuid]) -> Result<Vec<Uuid>, StoreError>;
+    /// Cancels pending deliveries of an endpoint that takes no more, that no process holds and nobody is writing at the
     /// moment; how many, at most `limit`.
     async fn cancel_pending(
         &mut self,
@@ -82,8 +84,8 @@ pub(super) trait Rowwise {
         reason: &str,
         now: DateTime<Utc>,
     ) -> Result<Option<Endpoint>, StoreError>;
-    /// These endpoints work: nothing is held against them.
-    async fn forget_failing(&mut self, endpoints: &[Uuid]) -> Result<(), StoreError>;
+    /// The endpoint works: its failures are not held against it.
+    async fn forget_failing(&mut self, endpoint_id: Uuid) -> Result<(), StoreError>;
     /// How an endpoint fares, locked against others who want to change it.
     async fn health(&mut self, endpoint_id: Uuid) -> Result<Health, StoreError>;
     /// Keeps how an endpoint fares.
@@ -95,14 +97,20 @@ pub(super) trait Rowwise {
     ) -> Result<Option<Redelivery>, StoreError>;
     /// Keeps how far a redelivery has come.
     async fn put_redelivery(&mut self, job: &Redelivery) -> Result<(), StoreError>;
-    /// Owes the next deliveries of a range anew; which.
-    async fn redeliver_range(
+    /// The next deliveries of a range that did not arrive, whichever of them are wanted.
+    async fn undelivered(
         &mut self,
         range: &RedeliveryRange,
         after: Uuid,
         limit: u32,
-        now: DateTime<Utc>,
     ) -> Result<Vec<Uuid>, StoreError>;
+    /// Owes anew what is wanted of the deliveries behind `after` up to `last`; how many.
+    async fn redeliver_range(
+        &mut self,
+        range: &RedeliveryRange,
+        (after, last): (Uuid, Uuid),
+        now: DateTime<Utc>,
+    ) -> Result<u64, StoreError>;
     /// The next messages that were told, whoever heard of them.
     async fn messages_told(
         &mut self,

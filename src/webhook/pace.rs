@@ -41,8 +41,8 @@ impl RateLimit {
         from + TimeDelta::microseconds(self.interval_us() * i64::from(taken))
     }
 
-    /// A second's worth, at least one.
-    fn burst(self) -> u32 {
+    /// The most that may start at once: a second's worth, at least one.
+    pub fn burst(self) -> u32 {
         (self.per_minute / 60).max(1)
     }
 

@@ -47,11 +47,6 @@ impl Secret {
         if (24..=64).contains(&bytes.len()) { Ok(Self(bytes)) } else { Err(SecretError) }
     }
 
-    /// The bytes, to be sealed before they are stored.
-    pub fn as_bytes(&self) -> &[u8] {
-        &self.0
-    }
-
     /// `whsec_…`, to be shown to its owner once.
     pub fn reveal(&self) -> String {
         format!("{PREFIX}{}", STANDARD.encode(&self.0))

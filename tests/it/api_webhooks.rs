@@ -399,7 +399,6 @@ async fn deliveries_are_seen_by_the_endpoints_owner_and_staff() {
     assert_eq!(listed(&api.owner_key, &by_session).await.len(), 1);
     assert_eq!(listed(&other_key, &by_session).await, [""; 0]);
     assert_eq!(listed(&api.owner_key, "?status=exhausted").await, [delivery_id.to_string()]);
-    assert_eq!(listed(&api.owner_key, "?event_type=session.recording_ready").await, [""; 0]);
 
     let path = format!("/api/webhooks/deliveries/{delivery_id}/");
     let data = api.done(Method::GET, &path, &Value::Null).await;
@@ -421,6 +420,10 @@ async fn deliveries_are_seen_by_the_endpoints_owner_and_staff() {
     let by_message = format!("?message_id={}", data["message_id"].as_str().unwrap());
     assert_eq!(listed(&api.owner_key, &by_message).await, [delivery_id.to_string()]);
     assert_eq!(listed(&api.staff_key, &by_message).await.len(), 2);
+
+    let by_endpoint = format!("?endpoint_id={}", own["id"].as_str().unwrap());
+    api.done(Method::DELETE, &at(ENDPOINTS, &own["id"]), &Value::Null).await;
+    assert_eq!(listed(&api.staff_key, &by_endpoint).await.len(), 2, "though it is deleted");
 
     for path in [path, format!("/api/webhooks/deliveries/{}/", fresh_id())] {
         let answer = api.get(&path, &other_key).await;
@@ -458,7 +461,7 @@ async fn deliveries_come_page_by_page() {
         ("?page_size=many", "page_size"),
         ("?before=yesterday", "before"),
         ("?status=lost", "status"),
-        ("?event_type=session.exploded", "event_type"),
+        ("?event_type=session.finalized", "event_type"),
         ("?session_id=sess_1", "session_id"),
         ("?message_id=1", "message_id"),
         ("?endpoint_id=", "endpoint_id"),

@@ -139,7 +139,7 @@ struct TrappedDesk {
 }
 
 impl HandOff for TrappedDesk {
-    fn reserve(&self, endpoint_id: Uuid) -> Option<Uuid> {
+    fn reserve(&self, endpoint_id: Uuid, _owner: Option<i64>) -> Option<Uuid> {
         assert_ne!(endpoint_id, self.endpoint_id, "the trap");
         None
     }

@@ -417,17 +417,17 @@ async fn an_endpoint_that_only_fails_is_disabled_its_owner_told_and_everything_c
         statuses: Statuses::ALL,
     };
     let matched = test.store.count_range(&range).await.unwrap();
-    assert_eq!(matched, i64::try_from(sessions.len()).unwrap());
+    assert_eq!(matched, i64::try_from(sessions.len()).ok());
     let now = SystemClock::machine_now();
     let job = Redelivery::new(fresh_id(), range, None, matched, now);
-    test.store.add_redelivery(&job).await.unwrap();
+    assert!(test.store.add_redelivery(&job).await.unwrap());
     until("everything has arrived", async || {
         all_are(&test, &sessions, &[DeliveryState::Delivered]).await
     })
     .await;
     let job = async || test.store.redelivery(job.redelivery_id).await.unwrap().unwrap();
     until("the redelivery is done", async || job().await.state == RedeliveryState::Done).await;
-    assert_eq!(job().await.redelivered, matched);
+    assert_eq!(Some(job().await.redelivered), matched);
     inside.stop().await;
     let all_ids = ids_of(&failing);
     assert!(first_ids.is_subset(&all_ids), "the same ids");

@@ -204,7 +204,8 @@ async fn a_reserved_delivery_is_held_and_the_others_wait_to_be_claimed(test: Tes
     let events = [ended(fresh_id()), ended(fresh_id())];
     let held = test.take_with(&desk, noon(), &events).await.owed;
     assert_eq!(held.len(), 1);
-    let due = DueEndpoint { endpoint_id: endpoint.endpoint_id, rate_limit_per_minute: None };
+    let due =
+        DueEndpoint { endpoint_id: endpoint.endpoint_id, owner: None, rate_limit_per_minute: None };
     assert_eq!(test.store.due_endpoints(noon()).await.unwrap(), [due]);
     let claimed = claim(&test, process, 0, &endpoint, 10).await;
     assert_eq!(claimed.len(), 1);
@@ -474,7 +475,8 @@ pub(crate) async fn claim(
     slots: u32,
 ) -> Vec<Owed> {
     let rate_limit_per_minute = endpoint.rate_limit_per_minute;
-    let slot = Slot { endpoint_id: endpoint.endpoint_id, free: slots, rate_limit_per_minute };
+    let endpoint_id = endpoint.endpoint_id;
+    let slot = Slot { endpoint_id, free: slots, free_for_retries: slots, rate_limit_per_minute };
     test.store.claim(process, after(seconds), &[slot]).await.unwrap()
 }
 
@@ -491,6 +493,7 @@ pub(crate) fn attempt(owed: &Owed, next: Next) -> AttemptResult {
     AttemptResult {
         delivery_id: owed.delivery_id,
         endpoint_id: owed.endpoint_id,
+        url: endpoint().url.into(),
         attempt: Attempt {
             number: owed.attempts + 1,
             started_at: noon(),

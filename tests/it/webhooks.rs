@@ -3,7 +3,7 @@
 use chrono::{DateTime, TimeDelta, Utc};
 use finalizer::store::{
     AttemptResult, Delivery, DeliveryFilter, DeliveryState, EndpointHealth, Next, Owed, Redelivery,
-    RedeliveryRange, RedeliveryState, Statuses, Verdict,
+    RedeliveryRange, RedeliveryState, Slot, Statuses, Verdict,
 };
 use finalizer::webhook::{Endpoint, EventType, PayloadKind};
 use serde_json::{Value, json};
@@ -25,6 +25,8 @@ on_both_stores![
     one_success_starts_it_anew,
     failures_of_what_was_sent_again_are_not_held_against_the_endpoint,
     an_endpoint_that_is_gone_is_disabled_with_the_result,
+    what_another_url_has_said_is_not_held_against_the_present_one,
+    retries_take_no_more_of_a_claim_than_is_theirs,
     a_pause_holds_for_every_process,
     a_limited_endpoint_is_never_handed_over_and_its_limit_counts_for_all_processes,
     deliveries_are_listed_page_by_page_and_by_what_is_asked,
@@ -40,6 +42,7 @@ on_both_stores![
     a_redelivery_ends_when_its_endpoint_is_disabled,
     a_cancelled_redelivery_does_not_go_on,
     processes_that_go_on_at_once_do_each_step_once,
+    a_redelivery_that_fails_does_not_hold_up_another,
 ];
 
 const URL: &str = "https://api.example.com";
@@ -286,6 +289,54 @@ async fn an_endpoint_that_is_gone_is_disabled_with_the_result(test: TestStore) {
     }
 }
 
+async fn what_another_url_has_said_is_not_held_against_the_present_one(test: TestStore) {
+    let before = add(&test, endpoint()).await;
+    let process = enter(&test, 0).await;
+    test.take(&[ended(fresh_id()), ended(fresh_id()), ended(fresh_id())]).await;
+    let owed = claim(&test, process, 0, &before, 3).await;
+    recorded(&test, process, &[failed_at(&owed[0], noon(), Next::RetryAt(after(5)))]).await;
+    assert!(health(&test, &before).await.is_some());
+    let changed = Endpoint { url: "https://example.com/new".to_owned(), ..before.clone() };
+    assert!(test.store.change_endpoint(&changed).await.unwrap());
+    assert_eq!(health(&test, &before).await, None, "the new one has not failed");
+
+    let cancelled = Next::Cancelled(finalizer::store::Cause::EndpointDisabled);
+    let gone = AttemptResult { verdict: Verdict::Gone, ..attempt(&owed[1], cancelled) };
+    let mut failed = failed_at(&owed[2], noon(), Next::RetryAt(after(5)));
+    failed.pause_until = Some(after(500));
+    assert_eq!(recorded(&test, process, &[gone, failed]).await.len(), 2);
+    assert_eq!(read(&test, &before).await.unwrap().disabled, None);
+    assert_eq!(health(&test, &before).await, None);
+    let renamed = Endpoint { tenant_id: Some("acme".to_owned()), version: 2, ..changed };
+    let mut fails = failed_at(&owed[0], noon(), Next::RetryAt(after(9)));
+    fails.url = renamed.url.as_str().into();
+    fails.delivery_id = claim(&test, process, 5, &renamed, 1).await[0].delivery_id;
+    fails.attempt.number = 2;
+    assert_eq!(recorded(&test, process, &[fails]).await.len(), 1);
+    assert!(test.store.change_endpoint(&renamed).await.unwrap());
+    assert!(health(&test, &renamed).await.is_some(), "another filter changes nothing");
+}
+
+async fn retries_take_no_more_of_a_claim_than_is_theirs(test: TestStore) {
+    let endpoint = add(&test, endpoint()).await;
+    let process = enter(&test, 0).await;
+    let events: Vec<Value> = (0..6).map(|_| ended(fresh_id())).collect();
+    test.take(&events).await;
+    let owed = claim(&test, process, 0, &endpoint, 6).await;
+    let retry = |owed| failed_at(owed, noon(), Next::RetryAt(after(5)));
+    recorded(&test, process, &owed.iter().map(retry).collect::<Vec<_>>()).await;
+    test.take(&[ended(fresh_id()), ended(fresh_id())]).await;
+    let slot = Slot {
+        endpoint_id: endpoint.endpoint_id,
+        free: 6,
+        free_for_retries: 3,
+        rate_limit_per_minute: None,
+    };
+    let claimed = test.store.claim(process, after(5), &[slot]).await.unwrap();
+    let retries = claimed.iter().filter(|owed| owed.is_retry()).count();
+    assert_eq!((claimed.len(), retries), (5, 3));
+}
+
 async fn a_pause_holds_for_every_process(test: TestStore) {
     let paused = add(&test, endpoint()).await;
     let process = enter(&test, 0).await;
@@ -356,11 +407,6 @@ async fn deliveries_are_listed_page_by_page_and_by_what_is_asked(test: TestStore
         let of_one = DeliveryFilter { endpoint_id: to(&one), ..all.clone() };
         assert_eq!((count(of_one).await, count(all).await), (to_one, to_all), "{state:?}");
     }
-    let finalized = Some(EventType::SessionFinalized);
-    assert_eq!(count(DeliveryFilter { event_type: finalized, ..any.clone() }).await, 6);
-    let ready = Some(EventType::RecordingReady);
-    assert_eq!(count(DeliveryFilter { event_type: ready, ..any.clone() }).await, 0);
-
     let (mut all, mut before) = (Vec::new(), None);
     loop {
         let filter = DeliveryFilter { endpoint_id: to(&one), before, limit: 2, ..any.clone() };
@@ -460,7 +506,7 @@ fn range(endpoint: &Endpoint, until: DateTime<Utc>) -> RedeliveryRange {
 async fn order(test: &TestStore, range: RedeliveryRange, per_second: u32) -> Redelivery {
     let matched = test.store.count_range(&range).await.unwrap();
     let job = Redelivery::new(fresh_id(), range, Some(per_second), matched, after(10));
-    test.store.add_redelivery(&job).await.unwrap();
+    assert!(test.store.add_redelivery(&job).await.unwrap());
     assert_eq!(test.store.redelivery(job.redelivery_id).await.unwrap(), Some(job.clone()));
     job
 }
@@ -495,7 +541,7 @@ async fn cancelled(test: &TestStore, count: usize) -> (Endpoint, Vec<Uuid>) {
 async fn a_range_is_redelivered_step_by_step_and_each_delivery_once(test: TestStore) {
     let (endpoint, sessions) = cancelled(&test, 1100).await;
     let job = order(&test, range(&endpoint, after(10)), 5000).await;
-    assert_eq!(job.matched, 1100);
+    assert_eq!(job.matched, Some(1100));
     let (job, steps) = finish(&test).await;
     assert_eq!((job.state, job.redelivered, job.skipped), (RedeliveryState::Done, 1100, 0));
     assert!(job.finished_at.is_some() && steps >= 3, "{steps} steps");
@@ -505,7 +551,7 @@ async fn a_range_is_redelivered_step_by_step_and_each_delivery_once(test: TestSt
         assert_eq!(delivery.redelivered_after, Some(0));
     }
     assert_eq!(test.store.advance_redelivery(URL, after(9000)).await.unwrap(), None);
-    assert_eq!(test.store.count_range(&job.range).await.unwrap(), 0);
+    assert_eq!(test.store.count_range(&job.range).await.unwrap(), Some(0));
     let listed = test.store.redeliveries(Some(endpoint.endpoint_id)).await.unwrap();
     assert_eq!(listed, std::slice::from_ref(&job));
     assert_eq!(test.store.redeliveries(None).await.unwrap(), [job]);
@@ -532,7 +578,7 @@ async fn only_what_lies_in_the_range_and_has_a_wanted_status_is_redelivered(test
         ),
         (RedeliveryRange { statuses: statuses(&["exhausted"]), ..everything.clone() }, 2),
     ] {
-        assert_eq!(test.store.count_range(&range).await.unwrap(), expected, "{range:?}");
+        assert_eq!(test.store.count_range(&range).await.unwrap(), Some(expected), "{range:?}");
     }
     order(&test, RedeliveryRange { since: after(5), ..everything }, 200).await;
     assert_eq!(finish(&test).await.0.redelivered, 1);
@@ -565,10 +611,10 @@ async fn messages_that_were_never_owed_are_owed_with_the_bytes_that_others_got(t
         early.clone(),
     ];
     for endpoint in &deaf {
-        assert_eq!(test.store.count_range(&range(endpoint, after(10))).await.unwrap(), 0);
+        assert_eq!(test.store.count_range(&range(endpoint, after(10))).await.unwrap(), Some(0));
     }
     let job = order(&test, range(&late, after(10)), 5000).await;
-    assert_eq!(job.matched, 450);
+    assert_eq!(job.matched, Some(450));
     let (job, _) = finish(&test).await;
     assert_eq!((job.state, job.redelivered, job.skipped), (RedeliveryState::Done, 450, 0));
     for session_id in sessions.iter().step_by(50) {
@@ -583,7 +629,7 @@ async fn messages_that_were_never_owed_are_owed_with_the_bytes_that_others_got(t
         }
         assert!(!bodies[0].is_empty() && bodies[0] == bodies[1]);
     }
-    assert_eq!(test.store.count_range(&job.range).await.unwrap(), 0);
+    assert_eq!(test.store.count_range(&job.range).await.unwrap(), Some(0));
 }
 
 async fn a_message_that_nobody_was_owed_is_made_if_it_is_still_true(test: TestStore) {
@@ -594,7 +640,7 @@ async fn a_message_that_nobody_was_owed_is_made_if_it_is_still_true(test: TestSt
     test.take_with(&TestDesk::closed(), after(1), &[ready]).await;
     let late = add(&test, Endpoint { payload: PayloadKind::Full, ..endpoint() }).await;
     let job = order(&test, range(&late, after(10)), 200).await;
-    assert_eq!(job.matched, 3, "finalized, failed, ready");
+    assert_eq!(job.matched, Some(3), "finalized, failed, ready");
     let (job, _) = finish(&test).await;
     // The recording has not failed any more.
     assert_eq!((job.redelivered, job.skipped), (2, 1));
@@ -648,5 +694,29 @@ async fn processes_that_go_on_at_once_do_each_step_once(test: TestStore) {
     let expected: Vec<i64> = (1..=8).map(|step| step * 50).collect();
     redelivered.dedup();
     assert_eq!(redelivered, expected);
-    assert_eq!(test.store.count_range(&range(&endpoint, after(10))).await.unwrap(), 0);
+    assert_eq!(test.store.count_range(&range(&endpoint, after(10))).await.unwrap(), Some(0));
+}
+
+async fn a_redelivery_that_fails_does_not_hold_up_another(test: TestStore) {
+    let session_id = fresh_id();
+    test.take(&[ended(session_id)]).await;
+    let (one, other) = (add(&test, endpoint()).await, add(&test, endpoint()).await);
+    let statuses = Statuses::parse(["missing"]).unwrap();
+    let missing = |endpoint| RedeliveryRange { statuses, ..range(endpoint, after(10)) };
+    let failing = order(&test, missing(&one), 200).await;
+    let waiting = Redelivery { next_step_at: after(11), ..failing.clone() };
+    let waiting = Redelivery { redelivery_id: fresh_id(), range: missing(&other), ..waiting };
+    assert!(test.store.add_redelivery(&waiting).await.unwrap());
+    let twice = Redelivery { redelivery_id: fresh_id(), ..waiting.clone() };
+    assert!(!test.store.add_redelivery(&twice).await.unwrap(), "one to an endpoint at a time");
+
+    // What the session has become, this release cannot read.
+    test.execute("UPDATE sessions SET recording_status = 'LOST'").await;
+    assert!(test.store.advance_redelivery(URL, after(11)).await.is_err());
+    test.execute("UPDATE sessions SET recording_status = 'NONE'").await;
+    let job = test.store.advance_redelivery(URL, after(12)).await.unwrap().unwrap();
+    assert_eq!(job.redelivery_id, waiting.redelivery_id, "the other one is next");
+    assert_eq!((job.state, job.redelivered), (RedeliveryState::Done, 1));
+    let (job, _) = finish(&test).await;
+    assert_eq!((job.redelivery_id, job.redelivered), (failing.redelivery_id, 1));
 }

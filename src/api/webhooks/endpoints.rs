@@ -253,7 +253,7 @@ fn check_url(state: &ApiState, value: &Value) -> Result<String, String> {
     url.map(String::from).map_err(|error| error.to_string())
 }
 
-pub(super) fn event_type(value: &Value) -> Result<EventType, String> {
+fn event_type(value: &Value) -> Result<EventType, String> {
     EventType::parse(fields::text(value)?).ok_or_else(|| {
         let types = EventType::ALL.map(EventType::as_str).join(", ");
         format!("Expected one of {types}.")

@@ -2,9 +2,9 @@
 
 mod deliveries;
 mod endpoints;
-mod pings;
 mod redeliveries;
 mod show;
+mod turns;
 
 use std::sync::Arc;
 
@@ -14,7 +14,7 @@ use axum::routing::{MethodRouter, get, post};
 use http::request::Parts;
 use uuid::Uuid;
 
-use pings::Pings;
+use turns::Turns;
 
 pub use show::{delivery_data, delivery_story_data, endpoint_data, redelivery_data};
 
@@ -30,13 +30,14 @@ pub struct Webhooks {
     pub guard: Arc<Guard>,
     /// Tries endpoints out.
     pub client: Client,
-    pings: Pings,
+    pings: Turns,
+    counts: Turns,
 }
 
 impl Webhooks {
     /// With these rules and this client.
     pub fn new(guard: Arc<Guard>, client: Client) -> Self {
-        Self { guard, client, pings: Pings::default() }
+        Self { guard, client, pings: Turns::new(4, 64), counts: Turns::new(1, 4) }
     }
 }
 

@@ -13,9 +13,7 @@ use super::super::error::ApiError;
 use super::super::fields::{self, Fields, QueryFields};
 use super::{Id, redelivery_data, visible_endpoint};
 use crate::clock::new_id;
-use crate::store::{
-    Endpoint, MOST_PER_SECOND, Redelivery, RedeliveryRange, RedeliveryState, Statuses,
-};
+use crate::store::{MOST_PER_SECOND, Redelivery, RedeliveryRange, Statuses};
 
 const NO_JOB: ApiError = ApiError::NotFound("There is no such redelivery.");
 
@@ -75,35 +73,27 @@ pub(super) async fn create(
     }
     given.end()?;
     let endpoint = visible_endpoint(&state, viewer, endpoint_id).await?;
-    let matched = state.store.count_range(&range).await?;
+    let matched = {
+        let turn = state.webhooks.counts.begin(viewer.user);
+        let busy = ApiError::Unavailable("Deliveries are being counted already; try again.");
+        let _turn = turn.ok_or(busy)?;
+        state.store.count_range(&range).await?
+    };
     if is_dry_run {
         let message = "Nothing is sent: this is what a redelivery would send.".into();
         let data = json!({ "dry_run": true, "matched": matched });
         return Ok(Reply { message, data }.into_response());
     }
-    require_free(&state, &endpoint).await?;
-    let job = Redelivery::new(new_id(now), range, per_second, matched, now);
-    state.store.add_redelivery(&job).await?;
-    let reply = Reply { message: "The redelivery runs.".into(), data: redelivery_data(&job) };
-    Ok(Created(reply).into_response())
-}
-
-/// One redelivery at a time: a second one would send twice what both match.
-async fn require_free(state: &ApiState, endpoint: &Endpoint) -> Result<(), ApiError> {
     if endpoint.disabled.is_some() {
         return Err(ApiError::Conflict("The endpoint is disabled: enable it first.".into()));
     }
-    let jobs = state.store.redeliveries(Some(endpoint.endpoint_id)).await?;
-    match jobs.iter().find(|job| job.state == RedeliveryState::Running) {
-        None => Ok(()),
-        Some(job) => Err(ApiError::Conflict(
-            format!(
-                "Redelivery {} to this endpoint runs: wait for it, or cancel it.",
-                job.redelivery_id
-            )
-            .into(),
-        )),
+    let job = Redelivery::new(new_id(now), range, per_second, matched, now);
+    if !state.store.add_redelivery(&job).await? {
+        let sentence = "A redelivery to this endpoint runs: wait for it, or stop it.";
+        return Err(ApiError::Conflict(sentence.into()));
     }
+    let reply = Reply { message: "The redelivery runs.".into(), data: redelivery_data(&job) };
+    Ok(Created(reply).into_response())
 }
 
 pub(super) async fn cancel(

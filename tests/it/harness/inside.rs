@@ -81,7 +81,7 @@ impl Inside {
     /// The id under which it holds deliveries.
     fn process(&self) -> Option<Uuid> {
         let nobody = Uuid::nil();
-        let process = self.desk.reserve(nobody);
+        let process = self.desk.reserve(nobody, None);
         if process.is_some() {
             self.desk.cancel(nobody);
         }

@@ -128,7 +128,7 @@ impl TestDesk {
 }
 
 impl HandOff for TestDesk {
-    fn reserve(&self, _endpoint_id: Uuid) -> Option<Uuid> {
+    fn reserve(&self, _endpoint_id: Uuid, _owner: Option<i64>) -> Option<Uuid> {
         let take = |room: usize| room.checked_sub(1);
         self.room.fetch_update(Ordering::SeqCst, Ordering::SeqCst, take).ok()?;
         self.process
@@ -146,6 +146,17 @@ pub(crate) fn terms(desk: &TestDesk, now: DateTime<Utc>) -> Terms<'_> {
 }
 
 impl TestStore {
+    /// Changes the database behind the store's back.
+    pub(crate) async fn execute(&self, statement: &'static str) {
+        if self.url.starts_with("sqlite") {
+            let mut connection = sqlx::SqliteConnection::connect(&self.url).await.unwrap();
+            sqlx::query(statement).execute(&mut connection).await.unwrap();
+        } else {
+            let mut connection = sqlx::PgConnection::connect(&self.url).await.unwrap();
+            sqlx::query(statement).execute(&mut connection).await.unwrap();
+        }
+    }
+
     /// Takes events in one batch, as a worker without a courier.
     pub(crate) async fn take(&self, events: &[Value]) -> Taken {
         self.take_with(&TestDesk::closed(), noon(), events).await
