@@ -20,8 +20,8 @@ use crate::harness::{
 
 on_both_stores![receivers_that_do_not_behave_cost_the_others_nothing];
 
-const SESSIONS: usize = 200;
-/// Of those who hang, so many attempts are waited for: some that hung side by side. All 200 would
+const SESSIONS: usize = 100;
+/// Of those who hang, so many attempts are waited for: some that hung side by side. All of them would
 /// take more than a minute.
 const HANGING: usize = 32;
 
@@ -51,7 +51,7 @@ async fn receivers_that_do_not_behave_cost_the_others_nothing(test: TestStore) {
     let ended = attempts(&site).await;
     let waited_for = ended.keys().find(|id| **id != healthy_id && is_hanging(id));
     assert_eq!(waited_for.map(|id| expected[id].name), None, "it was done with before");
-    assert!(fared.took < 5 * good.took, "{:?}, {:?} among good ones", fared.took, good.took);
+    assert!(fared.took < 8 * good.took, "{:?}, {:?} among good ones", fared.took, good.took);
 
     until("their attempts are on record", async || {
         let attempts = attempts(&site).await;
