@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::collections::HashMap;
 
 use axum::body::Bytes;
-use axum::extract::{FromRequest, FromRequestParts, Query, Request};
+use axum::extract::{FromRequest, FromRequestParts, Path, Query, Request};
 use chrono::{DateTime, SubsecRound as _, Utc};
 use http::StatusCode;
 use http::request::Parts;
@@ -121,6 +121,17 @@ impl FromRequestParts<ApiState> for QueryFields {
         let given = query.into_iter().map(|(name, text)| (name, Value::String(text)));
         Ok(Self(Fields::new(given.collect())))
     }
+}
+
+/// The only id in the path. Of all forms of a UUID the one with 36 characters is an address.
+pub(super) async fn id_in_path(
+    parts: &mut Parts,
+    state: &ApiState,
+    name: &'static str,
+) -> Result<Uuid, ApiError> {
+    let path = Path::<String>::from_request_parts(parts, state).await.ok();
+    let text = path.map_or(Value::Null, |Path(text)| Value::String(text));
+    id(&text).map_err(|message| ApiError::invalid(name, message))
 }
 
 /// The member, or `None` for null.

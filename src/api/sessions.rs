@@ -1,6 +1,6 @@
 //! `GET /api/billing/sessions/{session_id}/`: a session as its owner reads it.
 
-use axum::extract::{FromRequestParts, Path, State};
+use axum::extract::{FromRequestParts, State};
 use http::request::Parts;
 use serde_json::value::RawValue;
 use uuid::Uuid;
@@ -9,6 +9,7 @@ use super::ApiState;
 use super::auth::Viewer;
 use super::envelope::Reply;
 use super::error::ApiError;
+use super::fields;
 use crate::finalize::{RecordingStatus, Session, session_data};
 
 /// A session's id in the path.
@@ -21,14 +22,7 @@ impl FromRequestParts<ApiState> for SessionId {
         parts: &mut Parts,
         state: &ApiState,
     ) -> Result<Self, Self::Rejection> {
-        let path = Path::<String>::from_request_parts(parts, state).await.ok();
-        // Of all forms of a UUID only the one with 36 characters is an address.
-        path.filter(|Path(text)| text.len() == 36)
-            .and_then(|Path(text)| Uuid::try_parse(&text).ok())
-            .map(Self)
-            .ok_or_else(|| {
-                ApiError::invalid("session_id", "A session's id is a UUID of 36 characters.")
-            })
+        fields::id_in_path(parts, state, "session_id").await.map(Self)
     }
 }
 

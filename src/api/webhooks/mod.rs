@@ -9,7 +9,7 @@ mod turns;
 use std::sync::Arc;
 
 use axum::Router;
-use axum::extract::{FromRequestParts, Path};
+use axum::extract::FromRequestParts;
 use axum::routing::{MethodRouter, get, post};
 use http::request::Parts;
 use uuid::Uuid;
@@ -21,6 +21,7 @@ pub use show::{delivery_data, delivery_story_data, endpoint_data, redelivery_dat
 use super::ApiState;
 use super::auth::Viewer;
 use super::error::ApiError;
+use super::fields;
 use crate::courier::{Client, Guard};
 use crate::store::Endpoint;
 
@@ -75,11 +76,7 @@ impl FromRequestParts<ApiState> for Id {
         parts: &mut Parts,
         state: &ApiState,
     ) -> Result<Self, Self::Rejection> {
-        let path = Path::<String>::from_request_parts(parts, state).await.ok();
-        path.filter(|Path(text)| text.len() == 36)
-            .and_then(|Path(text)| Uuid::try_parse(&text).ok())
-            .map(Self)
-            .ok_or_else(|| ApiError::invalid("id", "Expected a UUID of 36 characters."))
+        fields::id_in_path(parts, state, "id").await.map(Self)
     }
 }
 
