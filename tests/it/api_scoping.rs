@@ -239,7 +239,7 @@ async fn every_route_shows_every_caller_what_is_theirs_and_nothing_else() {
 #[tokio::test]
 async fn what_is_no_route_is_a_404_in_the_envelope_whoever_asks() {
     let api = Api::start().await;
-    for path in ["/nothing", "/api/nothing/", "/api/auth/api-keys//", "/api/auth/api-keys/a/b/"] {
+    for path in ["/nothing", "/api/nothing/", "/api/auth/api-keys/a/b/"] {
         for method in [Method::GET, Method::POST, Method::DELETE] {
             for key in ["", &api.owner_key, &api.staff_key] {
                 let request = Request::builder().method(&method).uri(path).header("x-api-key", key);
