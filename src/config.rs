@@ -277,7 +277,7 @@ impl AddressSettings {
 }
 
 /// Who may read the API.
-#[derive(Debug, Clone, Args)]
+#[derive(Debug, Clone, Default, Args)]
 #[command(next_help_heading = "API")]
 pub struct AccessSettings {
     /// Takes JWTs signed with this shared secret (HS256)
@@ -286,6 +286,9 @@ pub struct AccessSettings {
     /// Takes JWTs signed by the owner of this public key (a PEM file)
     #[arg(long, env = "FINALIZER_JWT_PUBLIC_KEY", value_name = "FILE")]
     pub jwt_public_key: Option<PathBuf>,
+    /// Takes JWTs signed with a key of the JWKS document at this https URL
+    #[arg(long, env = "FINALIZER_JWKS_URL", value_name = "URL")]
+    pub jwks_url: Option<String>,
     /// An origin whose pages may read the API, such as `https://app.example.com`; repeatable
     #[arg(long, env = "FINALIZER_CORS_ORIGIN", value_name = "ORIGIN", value_delimiter = ',')]
     pub cors_origin: Vec<String>,
@@ -295,6 +298,11 @@ impl AccessSettings {
     /// The shared secret, if there is one.
     pub fn secret(&self) -> Option<&str> {
         present(self.jwt_secret.as_ref())
+    }
+
+    /// Where the issuer's keys are published, if they are.
+    pub fn jwks_url(&self) -> Option<&str> {
+        present(self.jwks_url.as_ref())
     }
 
     /// The public key's file, if there is one.

@@ -7,10 +7,14 @@ mod error;
 mod events;
 mod fields;
 mod health;
+mod id;
+mod keys;
 mod layers;
 mod recordings;
+mod routes;
 mod serve;
 mod sessions;
+mod upkeep;
 mod webhooks;
 
 use std::sync::Arc;
@@ -21,7 +25,8 @@ use axum::routing::{get, post};
 
 pub use auth::{Authenticator, KeyError, NewApiKey, new_api_key};
 pub use cors::{OriginError, Origins};
-pub use serve::serve;
+pub use keys::api_key_data;
+pub use upkeep::run;
 pub use webhooks::{Webhooks, delivery_data, delivery_story_data, endpoint_data, redelivery_data};
 
 use crate::clock::Clock;
@@ -31,6 +36,8 @@ use crate::recordings::Places;
 use crate::secrets::Keyring;
 use crate::store::SharedStore;
 use error::ApiError;
+use routes::Routes;
+use serve::serve;
 
 /// The largest body of any request but `POST /api/events/`.
 const BODY_LIMIT_BYTES: usize = 1024 * 1024;
@@ -60,28 +67,32 @@ pub struct ApiState {
 
 /// All routes.
 pub fn router(state: ApiState) -> Router {
-    let routes = Router::new()
-        .merge(sessions())
-        .merge(webhooks::routes())
-        .merge(state.intake.clone().map(events).unwrap_or_default())
-        .route("/recordings/{*path}", get(recordings::play))
-        .route("/livez", get(health::livez))
-        .route("/readyz", get(health::readyz))
+    let routes = routes(&state)
+        .router
         .fallback(async || ApiError::NoSuchRoute)
         .method_not_allowed_fallback(async || ApiError::MethodNotAllowed);
     let origins = state.origins.clone();
     layers::wrap(routes.layer(DefaultBodyLimit::max(BODY_LIMIT_BYTES)), &origins).with_state(state)
 }
 
-fn sessions() -> Router<ApiState> {
-    let show = get(sessions::show);
-    Router::new()
-        .route("/api/billing/sessions/{session_id}/", show.clone())
-        .route("/api/billing/sessions/{session_id}", show)
+/// The path of every route.
+pub fn paths(state: &ApiState) -> Vec<String> {
+    routes(state).paths
 }
 
-fn events(intake: Intake) -> Router<ApiState> {
+fn routes(state: &ApiState) -> Routes {
+    Routes::default()
+        .both("/api/billing/sessions/{session_id}/", get(sessions::show))
+        .merge(keys::routes())
+        .merge(webhooks::routes())
+        .merge(state.intake.clone().map(events).unwrap_or_default())
+        .route("/recordings/{*path}", get(recordings::play))
+        .route("/livez", get(health::livez))
+        .route("/readyz", get(health::readyz))
+}
+
+fn events(intake: Intake) -> Routes {
     let take = post(move |staff, headers, body| events::take(intake, staff, headers, body))
         .layer(DefaultBodyLimit::max(events::BODY_LIMIT_BYTES));
-    Router::new().route("/api/events/", take.clone()).route("/api/events", take)
+    Routes::default().both("/api/events/", take)
 }

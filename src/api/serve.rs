@@ -26,7 +26,11 @@ const LIMITS: Limits =
 
 /// Serves until `shutdown` is done, then lets the requests under way finish, for at most ten
 /// seconds.
-pub async fn serve(listener: TcpListener, router: Router, shutdown: impl Future<Output = ()>) {
+pub(super) async fn serve(
+    listener: TcpListener,
+    router: Router,
+    shutdown: impl Future<Output = ()>,
+) {
     serve_within(LIMITS, listener, router, shutdown).await;
 }
 

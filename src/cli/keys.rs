@@ -2,11 +2,12 @@
 
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
+use uuid::Uuid;
 
-use crate::api::{NewApiKey, new_api_key};
+use crate::api::{NewApiKey, api_key_data, new_api_key};
 use crate::clock::{self, Clock as _, SystemClock};
 use crate::config::StoreSettings;
-use crate::store::ApiKey;
+use crate::store::ApiKeyChange;
 
 use super::output::OutputSettings;
 use super::{Stop, open, output};
@@ -18,6 +19,8 @@ pub(super) enum KeysCommand {
     Create(CreateKey),
     /// List keys
     List(ListKeys),
+    /// Make a key useless; it stays in the list
+    Revoke(RevokeKey),
 }
 
 /// `finalizer keys create`
@@ -47,11 +50,24 @@ pub(super) struct ListKeys {
     output: OutputSettings,
 }
 
+/// `finalizer keys revoke`
+#[derive(Args)]
+pub(super) struct RevokeKey {
+    /// The key's id, as `keys list` shows it
+    #[arg(value_name = "ID")]
+    key_id: Uuid,
+    #[command(flatten)]
+    store: StoreSettings,
+    #[command(flatten)]
+    output: OutputSettings,
+}
+
 impl KeysCommand {
     pub(super) async fn perform(self) -> Result<(), Stop> {
         match self {
             Self::Create(command) => command.perform().await,
             Self::List(command) => command.perform().await,
+            Self::Revoke(command) => command.perform().await,
         }
     }
 }
@@ -70,7 +86,7 @@ impl CreateKey {
         let (text, key) = new_api_key(clock::random_key(), new);
         store.add_api_key(&key).await?;
         if self.output.json {
-            let mut shown = shown(&key);
+            let mut shown = api_key_data(&key);
             shown["key"] = json!(text);
             return output::data(&shown);
         }
@@ -82,28 +98,34 @@ impl CreateKey {
 
 impl ListKeys {
     async fn perform(self) -> Result<(), Stop> {
-        let keys = open::store_to_read(&self.store).await?.api_keys().await?;
-        let keys: Vec<Value> = keys.iter().map(shown).collect();
+        let keys = open::store_to_read(&self.store).await?.api_keys(None).await?;
+        let keys: Vec<Value> = keys.iter().map(api_key_data).collect();
         self.output.list(
             &keys,
-            ["id", "key", "name", "user", "staff", "active", "created"],
+            ["id", "key", "name", "user", "staff", "active", "created", "last used"],
             |key| {
-                ["id", "key_preview", "name", "user", "is_staff", "is_active", "created_at"]
-                    .map(|field| output::cell(key, field))
+                let cell = |field| output::cell(key, field);
+                let [id, preview, name, user] = ["id", "key_preview", "name", "user"].map(cell);
+                let [is_staff, is_active] = ["is_staff", "is_active"].map(cell);
+                let [created, last_used] = ["created_at", "last_used_at"].map(cell);
+                [id, preview, name, user, is_staff, is_active, created, last_used]
             },
             "There are no keys yet: make one with `finalizer keys create --user ID`.",
         )
     }
 }
 
-fn shown(key: &ApiKey) -> Value {
-    json!({
-        "id": key.key_id,
-        "key_preview": key.preview,
-        "name": key.name,
-        "user": key.user,
-        "is_staff": key.is_staff,
-        "is_active": key.is_active,
-        "created_at": key.created_at,
-    })
+impl RevokeKey {
+    async fn perform(self) -> Result<(), Stop> {
+        let store = open::store_to_write(&self.store).await?;
+        let revoke = ApiKeyChange { is_active: Some(false), ..ApiKeyChange::default() };
+        let Some(key) = store.change_api_key(self.key_id, None, &revoke).await? else {
+            output::remark(format!("There is no key {}.", self.key_id));
+            return Err(Stop::SomeFailed);
+        };
+        if self.output.json {
+            return output::data(&api_key_data(&key));
+        }
+        output::line(format!("The key {} of user {} is revoked.", key.preview, key.user))
+    }
 }

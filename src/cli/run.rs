@@ -132,8 +132,12 @@ impl RunSettings {
             })?),
             None => None,
         };
-        Authenticator::new(self.access.secret(), pem.as_deref())
-            .map_err(|error| Stop::Usage(error.to_string()))
+        let own = Authenticator::new(self.access.secret(), pem.as_deref());
+        let all = own.and_then(|own| match self.access.jwks_url() {
+            Some(url) => own.with_published(url),
+            None => Ok(own),
+        });
+        all.map_err(|error| Stop::Usage(error.to_string()))
     }
 
     fn places(&self, public_url: &str, keyring: &Keyring) -> Result<Places, Stop> {
@@ -349,7 +353,7 @@ impl Parts<'_> {
         origins: Origins,
     ) {
         let guard = Arc::new(open::guard(&self.settings.webhooks));
-        let router = api::router(ApiState {
+        let state = ApiState {
             store: Arc::clone(&self.store),
             clock: self.clock.clone(),
             authenticator: Arc::new(authenticator),
@@ -362,12 +366,12 @@ impl Parts<'_> {
             intake,
             health: Arc::clone(&self.health),
             origins,
-        });
+        };
         tracing::info!(api.url = self.public_url, "the API is up");
         let shutdown = self.shutdown.clone();
         self.tasks.spawn("API", async move {
             let _bringing = bringing;
-            api::serve(listener, router, shutdown.cancelled_owned()).await;
+            api::run(listener, state, shutdown.cancelled_owned()).await;
             Ok::<_, Infallible>(())
         });
     }

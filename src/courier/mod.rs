@@ -43,6 +43,7 @@ use redelivery::Redeliverer;
 use sweep::Sweeper;
 
 pub use attempt::Answer;
+pub(crate) use client::tls;
 pub use client::{Client, ClientOptions, MAX_BODY_BYTES, PostError, Posted};
 pub use connect::{Resolve, SystemResolver};
 pub use desk::Desk;

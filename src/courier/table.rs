@@ -13,9 +13,10 @@ use uuid::Uuid;
 use crate::clock::SystemClock;
 use crate::finalize::Session;
 use crate::store::{
-    ApiKey, AttemptResult, Batch, Delivery, DeliveryFilter, DeliveryState, DeliveryStory,
-    DueEndpoint, Endpoint, EndpointHealth, Failure, FailureFilter, Next, Owed, Recorded,
-    Redelivery, RedeliveryRange, Slot, Store, StoreError, Taken, Terms, Unjoined, Verdict,
+    ApiKey, ApiKeyChange, AttemptResult, Batch, Delivery, DeliveryFilter, DeliveryState,
+    DeliveryStory, DueEndpoint, Endpoint, EndpointHealth, Failure, FailureFilter, Next, Owed,
+    Recorded, Redelivery, RedeliveryRange, Slot, Store, StoreError, Taken, Terms, Unjoined,
+    Verdict,
 };
 use crate::webhook::MessageId;
 
@@ -309,7 +310,28 @@ impl Store for Table {
         unreachable!("the courier does not ask for this")
     }
 
-    async fn api_keys(&self) -> Result<Vec<ApiKey>, StoreError> {
+    async fn api_keys(&self, _user: Option<i64>) -> Result<Vec<ApiKey>, StoreError> {
+        unreachable!("the courier does not ask for this")
+    }
+
+    async fn change_api_key(
+        &self,
+        _key_id: Uuid,
+        _user: Option<i64>,
+        _change: &ApiKeyChange,
+    ) -> Result<Option<ApiKey>, StoreError> {
+        unreachable!("the courier does not ask for this")
+    }
+
+    async fn delete_api_key(
+        &self,
+        _key_id: Uuid,
+        _user: Option<i64>,
+    ) -> Result<Option<ApiKey>, StoreError> {
+        unreachable!("the courier does not ask for this")
+    }
+
+    async fn note_api_key_uses(&self, _uses: &[(Uuid, DateTime<Utc>)]) -> Result<(), StoreError> {
         unreachable!("the courier does not ask for this")
     }
 

@@ -256,8 +256,28 @@ pub trait Store: Send + Sync + 'static {
     /// The key with this hash.
     async fn api_key(&self, hash: &[u8; 32]) -> Result<Option<ApiKey>, StoreError>;
 
-    /// API keys in the order they were made.
-    async fn api_keys(&self) -> Result<Vec<ApiKey>, StoreError>;
+    /// API keys in the order they were made: one user's, or all.
+    async fn api_keys(&self, user: Option<i64>) -> Result<Vec<ApiKey>, StoreError>;
+
+    /// Changes a key; it, as it is then. With a user only an ordinary key of theirs. `None`: there
+    /// is no such key.
+    async fn change_api_key(
+        &self,
+        key_id: Uuid,
+        user: Option<i64>,
+        change: &ApiKeyChange,
+    ) -> Result<Option<ApiKey>, StoreError>;
+
+    /// Deletes a key; it, as it was. With a user only an ordinary key of theirs. `None`: there is
+    /// no such key.
+    async fn delete_api_key(
+        &self,
+        key_id: Uuid,
+        user: Option<i64>,
+    ) -> Result<Option<ApiKey>, StoreError>;
+
+    /// Keeps when keys were last used; an earlier time than the one that is there changes nothing.
+    async fn note_api_key_uses(&self, uses: &[(Uuid, DateTime<Utc>)]) -> Result<(), StoreError>;
 }
 
 /// What a transaction that writes sessions must know of the world.
@@ -376,6 +396,17 @@ pub struct ApiKey {
     pub is_active: bool,
     /// When it was made.
     pub created_at: DateTime<Utc>,
+    /// When it was last used, to the minute or so.
+    pub last_used_at: Option<DateTime<Utc>>,
+}
+
+/// What is to be different about a key.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ApiKeyChange {
+    /// What it is called.
+    pub name: Option<String>,
+    /// Whether it works.
+    pub is_active: Option<bool>,
 }
 
 /// A migration that comes with the program: version, name, statements.

@@ -548,6 +548,7 @@ row!(ApiKeyRow {
     is_staff: bool,
     is_active: bool,
     created_at: DateTime<Utc>,
+    last_used_at: Option<DateTime<Utc>>,
 });
 
 impl TryFrom<ApiKeyRow> for ApiKey {
@@ -563,6 +564,7 @@ impl TryFrom<ApiKeyRow> for ApiKey {
             is_staff: row.is_staff,
             is_active: row.is_active,
             created_at: row.created_at,
+            last_used_at: row.last_used_at,
         })
     }
 }

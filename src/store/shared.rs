@@ -622,6 +622,7 @@ macro_rules! impl_store {
                         .bind(key.is_staff)
                         .bind(key.is_active)
                         .bind(key.created_at)
+                        .bind(key.last_used_at)
                         .execute(&self.writer)
                         .await
                         .map_err(failed)?;
@@ -642,11 +643,73 @@ macro_rules! impl_store {
                 .await
             }
 
-            async fn api_keys(&self) -> Result<Vec<ApiKey>, StoreError> {
+            async fn api_keys(&self, user: Option<i64>) -> Result<Vec<ApiKey>, StoreError> {
                 within(async {
-                    let rows: Vec<ApiKeyRow> =
-                        query_as(sql::API_KEYS).fetch_all(&self.readers).await.map_err(failed)?;
+                    let rows: Vec<ApiKeyRow> = query_as(sql::API_KEYS)
+                        .bind(user)
+                        .fetch_all(&self.readers)
+                        .await
+                        .map_err(failed)?;
                     read_all(rows)
+                })
+                .await
+            }
+
+            async fn change_api_key(
+                &self,
+                key_id: Uuid,
+                user: Option<i64>,
+                change: &ApiKeyChange,
+            ) -> Result<Option<ApiKey>, StoreError> {
+                within(async {
+                    let row: Option<ApiKeyRow> = query_as(sql::CHANGE_API_KEY)
+                        .bind(key_id)
+                        .bind(user)
+                        .bind(&change.name)
+                        .bind(change.is_active)
+                        .fetch_optional(&self.writer)
+                        .await
+                        .map_err(failed)?;
+                    row.map(ApiKey::try_from).transpose()
+                })
+                .await
+            }
+
+            async fn delete_api_key(
+                &self,
+                key_id: Uuid,
+                user: Option<i64>,
+            ) -> Result<Option<ApiKey>, StoreError> {
+                within(async {
+                    let row: Option<ApiKeyRow> = query_as(sql::DELETE_API_KEY)
+                        .bind(key_id)
+                        .bind(user)
+                        .fetch_optional(&self.writer)
+                        .await
+                        .map_err(failed)?;
+                    row.map(ApiKey::try_from).transpose()
+                })
+                .await
+            }
+
+            async fn note_api_key_uses(
+                &self,
+                uses: &[(Uuid, DateTime<Utc>)],
+            ) -> Result<(), StoreError> {
+                within(async {
+                    // In one order everywhere, so that processes cannot wait for each other.
+                    let mut uses = uses.to_vec();
+                    uses.sort_unstable();
+                    let mut tx = self.begin().await?;
+                    for (key_id, used_at) in uses {
+                        query(sql::NOTE_API_KEY_USE)
+                            .bind(key_id)
+                            .bind(used_at)
+                            .execute(&mut *tx)
+                            .await
+                            .map_err(failed)?;
+                    }
+                    tx.commit().await.map_err(failed)
                 })
                 .await
             }

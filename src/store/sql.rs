@@ -85,7 +85,7 @@ macro_rules! failure_columns {
 /// The columns of an API key, as [`super::rows::ApiKeyRow`] reads them.
 macro_rules! api_key_columns {
     () => {
-        "key_id, hash, preview, name, \"user\", is_staff, is_active, created_at"
+        "key_id, hash, preview, name, \"user\", is_staff, is_active, created_at, last_used_at"
     };
 }
 
@@ -446,11 +446,32 @@ pub(super) const FAILURE: &str =
 pub(super) const ADD_API_KEY: &str = concat!(
     "INSERT INTO api_keys (",
     api_key_columns!(),
-    ") VALUES ($1, $2, $3, $4, $5, $6, $7, $8)"
+    ") VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)"
 );
 
 pub(super) const API_KEY: &str =
     concat!("SELECT ", api_key_columns!(), " FROM api_keys WHERE hash = $1");
 
-pub(super) const API_KEYS: &str =
-    concat!("SELECT ", api_key_columns!(), " FROM api_keys ORDER BY created_at, key_id");
+pub(super) const API_KEYS: &str = concat!(
+    "SELECT ",
+    api_key_columns!(),
+    " FROM api_keys WHERE $1 IS NULL OR \"user\" = $1
+    ORDER BY created_at, key_id"
+);
+
+pub(super) const CHANGE_API_KEY: &str = concat!(
+    "UPDATE api_keys SET name = COALESCE($3, name), is_active = COALESCE($4, is_active)
+    WHERE key_id = $1 AND ($2 IS NULL OR (\"user\" = $2 AND NOT is_staff))
+    RETURNING ",
+    api_key_columns!()
+);
+
+pub(super) const DELETE_API_KEY: &str = concat!(
+    "DELETE FROM api_keys
+    WHERE key_id = $1 AND ($2 IS NULL OR (\"user\" = $2 AND NOT is_staff))
+    RETURNING ",
+    api_key_columns!()
+);
+
+pub(super) const NOTE_API_KEY_USE: &str = "UPDATE api_keys SET last_used_at = $2
+    WHERE key_id = $1 AND (last_used_at IS NULL OR last_used_at < $2)";

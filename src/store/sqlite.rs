@@ -32,10 +32,10 @@ use super::transaction::{
     DeliveryToKeep, EgressKeys, FailureToKeep, Health, Rowwise, SessionKeys, Transaction,
 };
 use super::{
-    ApiKey, AttemptResult, Batch, Cause, Delivery, DeliveryFilter, DeliveryState, DeliveryStory,
-    DueEndpoint, Endpoint, EndpointHealth, Failure, FailureFilter, Owed, Recorded, Redelivery,
-    RedeliveryRange, Slot, Store, StoreError, Taken, Terms, Unjoined, record, redelivery, sql,
-    take, within,
+    ApiKey, ApiKeyChange, AttemptResult, Batch, Cause, Delivery, DeliveryFilter, DeliveryState,
+    DeliveryStory, DueEndpoint, Endpoint, EndpointHealth, Failure, FailureFilter, Owed, Recorded,
+    Redelivery, RedeliveryRange, Slot, Store, StoreError, Taken, Terms, Unjoined, record,
+    redelivery, sql, take, within,
 };
 use crate::event::FailureCode;
 use crate::finalize::{JoinedBy, JoinedEgress, NewMessage, Session};
@@ -44,6 +44,7 @@ use crate::webhook::{MessageId, PayloadKind, RateLimit};
 const MIGRATIONS: &[super::MigrationFile] = &[
     (1, "initial", include_str!("../../migrations/sqlite/0001_initial.sql")),
     (2, "webhooks", include_str!("../../migrations/sqlite/0002_webhooks.sql")),
+    (4, "keys", include_str!("../../migrations/sqlite/0004_keys.sql")),
 ];
 
 const SESSIONS_BY_KEYS: &str = concat!(

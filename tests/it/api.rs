@@ -7,7 +7,9 @@ use axum::Router;
 use axum::body::Body;
 use bytes::Bytes;
 use chrono::{DateTime, TimeDelta, Utc};
-use finalizer::api::{ApiState, Authenticator, NewApiKey, Origins, Webhooks, new_api_key, router};
+use finalizer::api::{
+    ApiState, Authenticator, NewApiKey, Origins, Webhooks, new_api_key, paths, router,
+};
 use finalizer::clock::Clock;
 use finalizer::courier::{Client, ClientOptions, Guard};
 use finalizer::finalize::PriceBook;
@@ -44,6 +46,9 @@ impl Clock for HandClock {
 /// The whole API over a database and a folder of recordings.
 pub(crate) struct Api {
     pub(crate) router: Router,
+    /// Of every route.
+    pub(crate) paths: Vec<String>,
+    pub(crate) authenticator: Arc<Authenticator>,
     pub(crate) test: TestStore,
     pub(crate) clock: Arc<HandClock>,
     pub(crate) health: Arc<Health>,
@@ -104,10 +109,11 @@ impl Api {
         let health = Arc::new(Health::default());
         let guard =
             Arc::new(Guard { allow: vec!["127.0.0.0/8".parse().unwrap()], allow_http: false });
-        let router = router(ApiState {
+        let authenticator = Arc::new(Authenticator::new(Some(JWT_SECRET), None).unwrap());
+        let state = ApiState {
             store: test.store.clone(),
             clock: clock.clone(),
-            authenticator: Arc::new(Authenticator::new(Some(JWT_SECRET), None).unwrap()),
+            authenticator: Arc::clone(&authenticator),
             places: Arc::new(places),
             keyring: keyring(),
             webhooks: Arc::new(Webhooks::new(
@@ -117,11 +123,24 @@ impl Api {
             intake: Some(intake),
             health: health.clone(),
             origins: Origins::default(),
-        });
+        };
+        let paths = paths(&state);
+        let router = router(state);
         let owner_key = add_key(&test, 1, 7, false).await;
         let staff_key = add_key(&test, 2, 1, true).await;
         let guard = stop.drop_guard();
-        Self { router, test, clock, health, recordings, owner_key, staff_key, _intake: guard }
+        Self {
+            router,
+            paths,
+            authenticator,
+            test,
+            clock,
+            health,
+            recordings,
+            owner_key,
+            staff_key,
+            _intake: guard,
+        }
     }
 
     pub(crate) async fn call(
@@ -211,7 +230,7 @@ pub(crate) async fn add_key(test: &TestStore, byte: u8, user: i64, is_staff: boo
     add_any_key(test, byte, user, is_staff, true).await
 }
 
-async fn add_any_key(
+pub(crate) async fn add_any_key(
     test: &TestStore,
     byte: u8,
     user: i64,
@@ -226,7 +245,7 @@ async fn add_any_key(
     key_text
 }
 
-fn token(user: i64) -> String {
+pub(crate) fn token(user: i64) -> String {
     let claims = json!({"exp": after(60).timestamp(), "user_id": user});
     let key = EncodingKey::from_secret(JWT_SECRET.as_bytes());
     jsonwebtoken::encode(&Header::new(Algorithm::HS256), &claims, &key).unwrap()

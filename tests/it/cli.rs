@@ -256,9 +256,12 @@ fn commands_that_only_read_make_no_database_and_say_where_they_looked() {
 fn what_is_not_there_is_said_and_counts_as_failed() {
     let desk = Desk::new();
     desk.run(&["migrate"]).ended(0);
-    for arguments in
-        [["sessions", "show", NOBODY], ["failures", "show", NOBODY], ["endpoints", "show", NOBODY]]
-    {
+    for arguments in [
+        ["sessions", "show", NOBODY],
+        ["failures", "show", NOBODY],
+        ["endpoints", "show", NOBODY],
+        ["keys", "revoke", NOBODY],
+    ] {
         let run = desk.run(&arguments).ended(1);
         assert!(run.err.contains(NOBODY) && run.out.is_empty(), "{arguments:?}: {}", run.err);
     }
@@ -285,6 +288,22 @@ fn a_key_is_shown_once() {
     assert!(list.out.contains("crm") && !list.out.contains(&key), "{}", list.out);
     let plain = desk.run(&["keys", "create", "--user", "7", "--staff"]).ended(0);
     assert!(plain.out.starts_with("sk_") && plain.out.lines().count() == 1, "for $(…)");
+}
+
+#[test]
+fn a_revoked_key_stays_in_the_list() {
+    let desk = Desk::new();
+    let made = desk.run(&["keys", "create", "--user", "7", "--json"]).ended(0).data();
+    let id = made["id"].as_str().unwrap();
+    let run = desk.run(&["keys", "revoke", id]).ended(0);
+    assert!(run.out.contains(made["key_preview"].as_str().unwrap()), "{}", run.out);
+    let listed = desk.run(&["keys", "list", "--json"]).ended(0).data();
+    assert_eq!(
+        (&listed[0]["is_active"], &listed[0]["last_used_at"]),
+        (&json!(false), &json!(null))
+    );
+    let again = desk.run(&["keys", "revoke", id, "--json"]).ended(0).data();
+    assert_eq!(again, listed[0]);
 }
 
 #[test]
@@ -469,6 +488,7 @@ fn wrong_usage_ends_with_two_and_one_sentence() {
         (vec!["run", "--secret-key-file", "nowhere"], "--secret-key-file: nowhere"),
         (vec!["run", "--database-url", "postgres://127.0.0.1:1/x"], "key that seals"),
         (vec!["run", "--jwt-public-key", "key.txt"], "PEM"),
+        (vec!["run", "--jwks-url", "http://issuer.example.com/keys"], "must be https://"),
         (vec!["run", "--recordings", "s3://"], "s3://"),
         (vec!["run", "--cors-origin", "app.example.com"], "--cors-origin"),
         (vec!["publish", "calls.ndjson"], "--amqp-url"),

@@ -3,6 +3,8 @@
 
 mod amqp;
 mod api;
+mod api_keys;
+mod api_scoping;
 mod api_webhooks;
 mod architecture;
 mod calls;

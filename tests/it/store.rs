@@ -4,8 +4,8 @@ use bytes::Bytes;
 use finalizer::event::FailureCode;
 use finalizer::finalize::{Outcome, RecordingStatus, Session};
 use finalizer::store::{
-    ApiKey, Attempt, AttemptResult, Delivery, DeliveryState, DueEndpoint, Endpoint, FailureFilter,
-    Next, Owed, Slot, Verdict,
+    ApiKey, ApiKeyChange, Attempt, AttemptResult, Delivery, DeliveryState, DueEndpoint, Endpoint,
+    FailureFilter, Next, Owed, Slot, Verdict,
 };
 use finalizer::webhook::{EventType, PayloadKind};
 use serde_json::json;
@@ -40,6 +40,8 @@ on_both_stores![
     a_recording_in_a_room_of_two_sessions_waits,
     failures_keep_the_raw_bytes_and_can_be_filtered,
     keys_are_found_by_their_hash,
+    a_key_is_changed_and_deleted_by_its_user_or_by_staff,
+    the_last_use_of_a_key_never_goes_back,
     an_unknown_id_is_nothing,
 ];
 
@@ -426,21 +428,66 @@ async fn failures_keep_the_raw_bytes_and_can_be_filtered(test: TestStore) {
     assert_eq!(failure.size_bytes, i64::try_from(raw.len()).unwrap());
 }
 
-async fn keys_are_found_by_their_hash(test: TestStore) {
-    let key = ApiKey {
+fn api_key(byte: u8, user: i64, is_staff: bool) -> ApiKey {
+    ApiKey {
         key_id: fresh_id(),
-        hash: [7; 32],
+        hash: [byte; 32],
         preview: "sk_0a1b".to_owned(),
         name: "backend".to_owned(),
-        user: 7,
-        is_staff: true,
+        user,
+        is_staff,
         is_active: true,
         created_at: noon(),
-    };
+        last_used_at: None,
+    }
+}
+
+async fn keys_are_found_by_their_hash(test: TestStore) {
+    let key = api_key(7, 7, true);
     test.store.add_api_key(&key).await.unwrap();
     assert_eq!(test.store.api_key(&[7; 32]).await.unwrap(), Some(key.clone()));
     assert_eq!(test.store.api_key(&[8; 32]).await.unwrap(), None);
-    assert_eq!(test.store.api_keys().await.unwrap(), [key]);
+    assert_eq!(test.store.api_keys(None).await.unwrap(), std::slice::from_ref(&key));
+    assert_eq!(test.store.api_keys(Some(7)).await.unwrap(), [key]);
+    assert_eq!(test.store.api_keys(Some(8)).await.unwrap(), []);
+}
+
+async fn a_key_is_changed_and_deleted_by_its_user_or_by_staff(test: TestStore) {
+    let (own, staffs) = (api_key(7, 7, false), api_key(8, 7, true));
+    for key in [&own, &staffs] {
+        test.store.add_api_key(key).await.unwrap();
+    }
+    let rename = ApiKeyChange { name: Some("crm".to_owned()), is_active: None };
+    let stop = ApiKeyChange { name: None, is_active: Some(false) };
+    for (key, user) in [(&own, Some(8)), (&staffs, Some(7))] {
+        assert_eq!(test.store.change_api_key(key.key_id, user, &stop).await.unwrap(), None);
+        assert_eq!(test.store.delete_api_key(key.key_id, user).await.unwrap(), None);
+    }
+    let renamed = ApiKey { name: "crm".to_owned(), ..own };
+    let changed = test.store.change_api_key(renamed.key_id, Some(7), &rename).await.unwrap();
+    assert_eq!(changed.as_ref(), Some(&renamed));
+    let stopped = ApiKey { is_active: false, ..staffs };
+    let changed = test.store.change_api_key(stopped.key_id, None, &stop).await.unwrap();
+    assert_eq!(changed.as_ref(), Some(&stopped));
+    assert_eq!(test.store.api_key(&stopped.hash).await.unwrap(), changed);
+    assert_eq!(test.store.delete_api_key(renamed.key_id, Some(7)).await.unwrap(), Some(renamed));
+    assert_eq!(test.store.delete_api_key(stopped.key_id, None).await.unwrap(), Some(stopped));
+    assert_eq!(test.store.api_keys(None).await.unwrap(), []);
+}
+
+async fn the_last_use_of_a_key_never_goes_back(test: TestStore) {
+    let (used, unused) = (api_key(7, 7, false), api_key(8, 7, false));
+    for key in [&used, &unused] {
+        test.store.add_api_key(key).await.unwrap();
+    }
+    for second in [60, 120, 90] {
+        let at = after(second);
+        test.store.note_api_key_uses(&[(used.key_id, at), (fresh_id(), at)]).await.unwrap();
+    }
+    for (key, last) in [(&used, Some(after(120))), (&unused, None)] {
+        let found = test.store.api_key(&key.hash).await.unwrap();
+        assert_eq!(found.unwrap().last_used_at, last);
+    }
 }
 
 async fn an_unknown_id_is_nothing(test: TestStore) {

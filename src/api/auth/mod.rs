@@ -1,6 +1,8 @@
 //! Who calls: an API key (`X-API-Key`) or a JWT (`Authorization: Bearer`).
 
+mod jwks;
 mod jwt;
+mod uses;
 
 use axum::extract::FromRequestParts;
 use chrono::{DateTime, Utc};
@@ -52,7 +54,8 @@ impl FromRequestParts<ApiState> for Viewer {
             return by_key(state, key.as_bytes()).await;
         }
         let token = bearer_token(&parts.headers).ok_or(NO_CREDENTIALS)?;
-        state.authenticator.viewer(token, state.clock.now()).map_err(ApiError::Unauthorized)
+        let viewer = state.authenticator.viewer(token, state.clock.now()).await;
+        viewer.map_err(ApiError::Unauthorized)
     }
 }
 
@@ -78,7 +81,14 @@ impl FromRequestParts<ApiState> for Staff {
 async fn by_key(state: &ApiState, text: &[u8]) -> Result<Viewer, ApiError> {
     let hash = key_hash(text).ok_or(BAD_KEY)?;
     let key = state.store.api_key(&hash).await?.filter(|key| key.is_active).ok_or(BAD_KEY)?;
+    state.authenticator.uses.note(key.key_id, state.clock.now());
     Ok(Viewer { user: key.user, is_staff: key.is_staff })
+}
+
+/// Whether the request came with this key.
+pub(super) fn is_with_key(headers: &HeaderMap, key: &ApiKey) -> bool {
+    let given = headers.get("x-api-key").and_then(|text| key_hash(text.as_bytes()));
+    given == Some(key.hash)
 }
 
 /// What the store knows a key by; `None` if the text is no key. A fast hash is right: a key has
@@ -122,6 +132,7 @@ pub fn new_api_key(bytes: [u8; 32], new: NewApiKey) -> (String, ApiKey) {
         is_staff,
         is_active: true,
         created_at,
+        last_used_at: None,
     };
     (text, key)
 }

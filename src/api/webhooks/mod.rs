@@ -8,10 +8,7 @@ mod turns;
 
 use std::sync::Arc;
 
-use axum::Router;
-use axum::extract::FromRequestParts;
-use axum::routing::{MethodRouter, get, post};
-use http::request::Parts;
+use axum::routing::{get, post};
 use uuid::Uuid;
 
 use turns::Turns;
@@ -21,7 +18,8 @@ pub use show::{delivery_data, delivery_story_data, endpoint_data, redelivery_dat
 use super::ApiState;
 use super::auth::Viewer;
 use super::error::ApiError;
-use super::fields;
+use super::id::Id;
+use super::routes::Routes;
 use crate::courier::{Client, Guard};
 use crate::store::Endpoint;
 
@@ -43,41 +41,21 @@ impl Webhooks {
 }
 
 /// All routes about webhooks.
-pub(super) fn routes() -> Router<ApiState> {
+pub(super) fn routes() -> Routes {
     let one = get(endpoints::show).patch(endpoints::edit).delete(endpoints::delete);
     let job = get(redeliveries::show).delete(redeliveries::cancel);
-    Router::new()
-        .merge(both("endpoints/", get(endpoints::list).post(endpoints::create)))
-        .merge(both("endpoints/{id}/", one))
-        .merge(both("endpoints/{id}/enable/", post(endpoints::enable)))
-        .merge(both("endpoints/{id}/disable/", post(endpoints::disable)))
-        .merge(both("endpoints/{id}/ping/", post(endpoints::ping)))
-        .merge(both("endpoints/{id}/rotate-secret/", post(endpoints::rotate_secret)))
-        .merge(both("deliveries/", get(deliveries::list)))
-        .merge(both("deliveries/{id}/", get(deliveries::show)))
-        .merge(both("deliveries/{id}/redeliver/", post(deliveries::redeliver)))
-        .merge(both("redeliveries/", get(redeliveries::list).post(redeliveries::create)))
-        .merge(both("redeliveries/{id}/", job))
-}
-
-/// A route with and without the slash at its end.
-fn both(path: &str, methods: MethodRouter<ApiState>) -> Router<ApiState> {
-    let path = format!("/api/webhooks/{path}");
-    Router::new().route(&path, methods.clone()).route(path.trim_end_matches('/'), methods)
-}
-
-/// An id in the path.
-struct Id(Uuid);
-
-impl FromRequestParts<ApiState> for Id {
-    type Rejection = ApiError;
-
-    async fn from_request_parts(
-        parts: &mut Parts,
-        state: &ApiState,
-    ) -> Result<Self, Self::Rejection> {
-        fields::id_in_path(parts, state, "id").await.map(Self)
-    }
+    Routes::default()
+        .both("/api/webhooks/endpoints/", get(endpoints::list).post(endpoints::create))
+        .both("/api/webhooks/endpoints/{id}/", one)
+        .both("/api/webhooks/endpoints/{id}/enable/", post(endpoints::enable))
+        .both("/api/webhooks/endpoints/{id}/disable/", post(endpoints::disable))
+        .both("/api/webhooks/endpoints/{id}/ping/", post(endpoints::ping))
+        .both("/api/webhooks/endpoints/{id}/rotate-secret/", post(endpoints::rotate_secret))
+        .both("/api/webhooks/deliveries/", get(deliveries::list))
+        .both("/api/webhooks/deliveries/{id}/", get(deliveries::show))
+        .both("/api/webhooks/deliveries/{id}/redeliver/", post(deliveries::redeliver))
+        .both("/api/webhooks/redeliveries/", get(redeliveries::list).post(redeliveries::create))
+        .both("/api/webhooks/redeliveries/{id}/", job)
 }
 
 const NO_ENDPOINT: ApiError = ApiError::NotFound("There is no such endpoint.");

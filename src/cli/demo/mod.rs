@@ -230,7 +230,7 @@ fn settings(folder: &Path, listen: SocketAddr) -> RunSettings {
         links: LinkSettings { presign_lifetime: Duration::from_mins(15) },
         secrets: SecretSettings { secret_key: None, secret_key_file: None },
         address: AddressSettings { listen, public_url: None },
-        access: AccessSettings { jwt_secret: None, jwt_public_key: None, cors_origin: Vec::new() },
+        access: AccessSettings::default(),
         webhooks: WebhookSettings {
             allow_private: vec![IpNet::from(IpAddr::from(Ipv4Addr::LOCALHOST))],
             allow_http: false,

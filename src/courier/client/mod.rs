@@ -303,7 +303,8 @@ fn is_protocol(error: &hyper::Error) -> bool {
     error.is_parse() || wrapped.is_some_and(is_unfit)
 }
 
-fn tls(extra_roots: Vec<CertificateDer<'static>>) -> TlsConnector {
+/// TLS to servers that a public authority, or one of these, vouches for.
+pub(crate) fn tls(extra_roots: Vec<CertificateDer<'static>>) -> TlsConnector {
     let mut roots = rustls::RootCertStore::empty();
     roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned());
     roots.add_parsable_certificates(extra_roots);

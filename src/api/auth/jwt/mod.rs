@@ -1,11 +1,16 @@
 //! JSON Web Tokens: the key decides the algorithm, never the token.
 
+use std::sync::Arc;
+
 use chrono::{DateTime, Utc};
-use jsonwebtoken::{Algorithm, DecodingKey, Validation, decode, decode_header};
+use jsonwebtoken::{Algorithm, DecodingKey, Header, Validation, decode, decode_header};
 use serde::Deserialize;
 use serde_json::Value;
 
 use super::Viewer;
+use super::jwks::PublishedKeys;
+use super::uses::KeyUses;
+use crate::store::Store;
 
 /// How far the issuer's clock and ours may stand apart.
 const LEEWAY_S: f64 = 30.0;
@@ -24,15 +29,25 @@ pub enum KeyError {
     /// Not what we can verify with.
     #[error("the JWT public key must be PEM (`BEGIN PUBLIC KEY`): RSA, EC P-256 or Ed25519")]
     NoPublicKey,
+    /// Keys that somebody on the way may exchange.
+    #[error(
+        "the URL of the JWKS document must be https:// (http:// only at a loopback address such \
+         as 127.0.0.1), without a user name, a password or a fragment"
+    )]
+    JwksUrl,
 }
 
-/// Verifies tokens. Without keys every token is refused.
+/// Knows callers by their tokens, and when keys were used. Without keys to verify with, every token
+/// is refused.
 #[derive(Default)]
 pub struct Authenticator {
     verifiers: Vec<Verifier>,
+    published: Option<Arc<PublishedKeys>>,
+    pub(super) uses: KeyUses,
 }
 
-struct Verifier {
+/// A key with the only algorithm that it verifies by.
+pub(super) struct Verifier {
     key: DecodingKey,
     terms: Validation,
 }
@@ -63,29 +78,63 @@ impl Authenticator {
         if let Some(pem) = public_key_pem {
             verifiers.push(public_key(pem).ok_or(KeyError::NoPublicKey)?);
         }
-        Ok(Self { verifiers })
+        Ok(Self { verifiers, ..Self::default() })
+    }
+
+    /// Also takes tokens signed with the keys of the JWKS document there (RS256, ES256 or `EdDSA`,
+    /// by the kind of key).
+    pub fn with_published(self, jwks_url: &str) -> Result<Self, KeyError> {
+        Ok(Self { published: Some(Arc::new(PublishedKeys::at(jwks_url)?)), ..self })
+    }
+
+    /// Fetches the JWKS document if it is due: not there yet, or older than ten minutes.
+    pub async fn refresh(&self, now: DateTime<Utc>) {
+        if let Some(published) = &self.published {
+            published.refresh(now).await;
+        }
+    }
+
+    /// Writes when keys were last used.
+    pub async fn write_uses(&self, store: &dyn Store) {
+        self.uses.write(store).await;
     }
 
     /// Who the token says is calling; else one sentence for them.
-    pub(in crate::api) fn viewer(
+    pub(in crate::api) async fn viewer(
         &self,
         token: &str,
         now: DateTime<Utc>,
     ) -> Result<Viewer, &'static str> {
-        let algorithm = decode_header(token).map_err(|_| BAD_TOKEN)?.alg;
-        let claims = self
-            .verifiers
-            .iter()
-            .filter(|verifier| verifier.terms.algorithms.contains(&algorithm))
-            .find_map(|verifier| decode(token, &verifier.key, &verifier.terms).ok())
-            .ok_or(BAD_TOKEN)?
-            .claims;
+        let header = decode_header(token).map_err(|_| BAD_TOKEN)?;
+        let claims = match self.verifiers.iter().find_map(|own| own.claims(token, &header)) {
+            Some(claims) => claims,
+            None => self.published_claims(token, &header, now).await.ok_or(BAD_TOKEN)?,
+        };
         viewer_of(&claims, now)
+    }
+
+    async fn published_claims(
+        &self,
+        token: &str,
+        header: &Header,
+        now: DateTime<Utc>,
+    ) -> Option<Claims> {
+        let keys = self.published.as_ref()?.fitting(header, now).await;
+        let mut fitting = keys.iter().filter(|key| key.fits(header));
+        fitting.find_map(|key| key.verifier.claims(token, header))
     }
 }
 
 impl Verifier {
-    fn new(key: DecodingKey, algorithm: Algorithm) -> Self {
+    /// What the token says, if this key signed it.
+    fn claims(&self, token: &str, header: &Header) -> Option<Claims> {
+        if !self.terms.algorithms.contains(&header.alg) {
+            return None;
+        }
+        decode(token, &self.key, &self.terms).ok().map(|token| token.claims)
+    }
+
+    pub(super) fn new(key: DecodingKey, algorithm: Algorithm) -> Self {
         let mut terms = Validation::new(algorithm);
         // The library would ask the machine for the time; `viewer_of` is given it.
         terms.validate_exp = false;

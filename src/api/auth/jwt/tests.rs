@@ -1,6 +1,7 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use jsonwebtoken::{EncodingKey, Header, encode};
+use futures_util::FutureExt as _;
+use jsonwebtoken::{EncodingKey, encode};
 use serde_json::json;
 
 use super::*;
@@ -31,8 +32,13 @@ fn signed(claims: &Value) -> String {
     encode(&Header::new(Algorithm::HS256), claims, &key).unwrap()
 }
 
+/// Without published keys nothing is waited for.
+fn ask(authenticator: &Authenticator, token: &str) -> Result<Viewer, &'static str> {
+    authenticator.viewer(token, now()).now_or_never().unwrap()
+}
+
 fn read(claims: &Value) -> Result<Viewer, &'static str> {
-    with_secret().viewer(&signed(claims), now())
+    ask(&with_secret(), &signed(claims))
 }
 
 #[test]
@@ -118,10 +124,10 @@ fn a_changed_token_is_refused() {
     let other = signed(&json!({"exp": NOW_S + 60, "user_id": 8}));
     let (other_head, _) = other.rsplit_once('.').unwrap();
     for token in [format!("{other_head}.{signature}"), format!("{head}."), head.to_owned()] {
-        assert_eq!(with_secret().viewer(&token, now()), Err(BAD_TOKEN), "{token}");
+        assert_eq!(ask(&with_secret(), &token), Err(BAD_TOKEN), "{token}");
     }
     let stranger = Authenticator::new(Some("another secret"), None).unwrap();
-    assert_eq!(stranger.viewer(&token, now()), Err(BAD_TOKEN));
+    assert_eq!(ask(&stranger, &token), Err(BAD_TOKEN));
 }
 
 #[test]
@@ -130,7 +136,7 @@ fn a_token_that_says_it_needs_no_signature_is_refused() {
     for algorithm in ["none", "None", "NONE", ""] {
         let header = URL_SAFE_NO_PAD.encode(json!({"alg": algorithm, "typ": "JWT"}).to_string());
         let token = format!("{header}.{claims}.");
-        assert_eq!(with_secret().viewer(&token, now()), Err(BAD_TOKEN), "{algorithm}");
+        assert_eq!(ask(&with_secret(), &token), Err(BAD_TOKEN), "{algorithm}");
     }
 }
 
@@ -144,13 +150,13 @@ fn the_key_decides_the_algorithm_and_not_the_token() {
         &EncodingKey::from_secret(key!("rsa.public")),
     )
     .unwrap();
-    assert_eq!(with_public_key(key!("rsa.public")).viewer(&forged, now()), Err(BAD_TOKEN));
+    assert_eq!(ask(&with_public_key(key!("rsa.public")), &forged), Err(BAD_TOKEN));
     let rsa = EncodingKey::from_rsa_pem(key!("rsa.private")).unwrap();
     let rs512 = encode(&Header::new(Algorithm::RS512), &claims, &rsa).unwrap();
-    assert_eq!(with_public_key(key!("rsa.public")).viewer(&rs512, now()), Err(BAD_TOKEN));
+    assert_eq!(ask(&with_public_key(key!("rsa.public")), &rs512), Err(BAD_TOKEN));
     let secret = EncodingKey::from_secret(SECRET.as_bytes());
     let hs512 = encode(&Header::new(Algorithm::HS512), &claims, &secret).unwrap();
-    assert_eq!(with_secret().viewer(&hs512, now()), Err(BAD_TOKEN));
+    assert_eq!(ask(&with_secret(), &hs512), Err(BAD_TOKEN));
 }
 
 #[test]
@@ -176,12 +182,12 @@ fn each_kind_of_public_key_verifies_its_own_tokens() {
     for (algorithm, private, public) in &kinds {
         let token = encode(&Header::new(*algorithm), &claims, private).unwrap();
         for (other, _, other_public) in &kinds {
-            let result = with_public_key(other_public).viewer(&token, now());
+            let result = ask(&with_public_key(other_public), &token);
             assert_eq!(result.is_ok(), algorithm == other, "{algorithm:?} by {other:?}");
         }
         let both = Authenticator::new(Some(SECRET), Some(public)).unwrap();
-        assert!(both.viewer(&token, now()).is_ok());
-        assert!(both.viewer(&signed(&claims), now()).is_ok());
+        assert!(ask(&both, &token).is_ok());
+        assert!(ask(&both, &signed(&claims)).is_ok());
     }
 }
 
@@ -198,6 +204,6 @@ fn a_key_that_cannot_verify_stops_the_start() {
 #[test]
 fn without_keys_every_token_is_refused() {
     let token = signed(&json!({"exp": NOW_S + 60, "user_id": 7}));
-    assert_eq!(Authenticator::default().viewer(&token, now()), Err(BAD_TOKEN));
-    assert_eq!(Authenticator::default().viewer("", now()), Err(BAD_TOKEN));
+    assert_eq!(ask(&Authenticator::default(), &token), Err(BAD_TOKEN));
+    assert_eq!(ask(&Authenticator::default(), ""), Err(BAD_TOKEN));
 }

@@ -1,0 +1,251 @@
+//! Who may call what: every route of the router, with every method that it takes, for every kind of
+//! caller. A route that is not in the table below fails here.
+
+use axum::body::Body;
+use finalizer::api::{NewApiKey, new_api_key};
+use finalizer::store::{Redelivery, RedeliveryRange, Statuses};
+use http::{Method, Request, StatusCode};
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+use crate::api::{Answer, Api, add_any_key, add_key};
+use crate::harness::{after, ended, endpoint, fresh_id, noon, started};
+
+/// What each kind of caller gets, in the order of [`Callers::keys`].
+type Expected = [u16; 6];
+
+const OPEN: Expected = [200; 6];
+/// Nobody without a signature.
+const SIGNED: Expected = [403; 6];
+/// Something that belongs to the owner.
+const OWNED: Expected = [401, 401, 401, 404, 200, 200];
+/// Everybody sees their own, staff all.
+const LISTED: Expected = [401, 401, 401, 200, 200, 200];
+/// Everybody makes their own.
+const MADE: Expected = [401, 401, 401, 201, 201, 201];
+/// Made for something that belongs to the owner.
+const MADE_FOR: Expected = [401, 401, 401, 404, 201, 201];
+const STAFF: Expected = [401, 401, 401, 403, 403, 200];
+
+/// Without the slash at the end.
+const TABLE: &[(&str, &str, Expected)] = &[
+    ("GET", "/api/billing/sessions/{session_id}", OWNED),
+    ("GET", "/api/auth/api-keys", LISTED),
+    ("POST", "/api/auth/api-keys", MADE),
+    ("PATCH", "/api/auth/api-keys/{id}", OWNED),
+    ("DELETE", "/api/auth/api-keys/{id}", OWNED),
+    ("GET", "/api/webhooks/endpoints", LISTED),
+    ("POST", "/api/webhooks/endpoints", MADE),
+    ("GET", "/api/webhooks/endpoints/{id}", OWNED),
+    ("PATCH", "/api/webhooks/endpoints/{id}", OWNED),
+    ("DELETE", "/api/webhooks/endpoints/{id}", OWNED),
+    ("POST", "/api/webhooks/endpoints/{id}/enable", OWNED),
+    ("POST", "/api/webhooks/endpoints/{id}/disable", OWNED),
+    ("POST", "/api/webhooks/endpoints/{id}/ping", OWNED),
+    ("POST", "/api/webhooks/endpoints/{id}/rotate-secret", OWNED),
+    ("GET", "/api/webhooks/deliveries", LISTED),
+    ("GET", "/api/webhooks/deliveries/{id}", OWNED),
+    ("POST", "/api/webhooks/deliveries/{id}/redeliver", OWNED),
+    ("GET", "/api/webhooks/redeliveries", LISTED),
+    ("POST", "/api/webhooks/redeliveries", MADE_FOR),
+    ("GET", "/api/webhooks/redeliveries/{id}", OWNED),
+    ("DELETE", "/api/webhooks/redeliveries/{id}", OWNED),
+    ("POST", "/api/events", STAFF),
+    ("GET", "/recordings/{*path}", SIGNED),
+    ("GET", "/livez", OPEN),
+    ("GET", "/readyz", OPEN),
+];
+
+/// What a caller gets who may call the route by this method.
+fn expected(method: &str, path: &str) -> Expected {
+    // Whoever may read may also ask for the headers alone.
+    let method = if method == "HEAD" { "GET" } else { method };
+    let path = path.strip_suffix('/').unwrap_or(path);
+    let row = TABLE.iter().find(|row| (row.0, row.1) == (method, path));
+    row.unwrap_or_else(|| panic!("say in the table who may call {method} {path}")).2
+}
+
+struct Callers {
+    keys: [Option<String>; 6],
+}
+
+impl Callers {
+    async fn of(api: &Api) -> Self {
+        let wrong = format!("sk_{}", "9".repeat(64));
+        let inactive = add_any_key(&api.test, 3, 7, true, false).await;
+        let other = add_key(&api.test, 4, 8, false).await;
+        let (owner, staff) = (api.owner_key.clone(), api.staff_key.clone());
+        Self { keys: [None, Some(wrong), Some(inactive), Some(other), Some(owner), Some(staff)] }
+    }
+}
+
+/// Something of each kind that belongs to the owner 7.
+#[derive(Clone, Copy)]
+struct Belongings {
+    session: Uuid,
+    endpoint: Uuid,
+    delivery: Uuid,
+    redelivery: Uuid,
+    key: Uuid,
+}
+
+impl Belongings {
+    /// Nothing is there.
+    fn missing() -> Self {
+        let [session, endpoint, delivery, redelivery, key] = std::array::from_fn(|_| fresh_id());
+        Self { session, endpoint, delivery, redelivery, key }
+    }
+
+    async fn make(api: &Api) -> Self {
+        let made = Self::missing();
+        let store = &api.test.store;
+        let mut own = endpoint();
+        // Nobody listens there.
+        (own.endpoint_id, own.owner) = (made.endpoint, Some(7));
+        "http://127.0.0.1:1/".clone_into(&mut own.url);
+        own.sealed_secret = crate::harness::service::keyring()
+            .seal(b"whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSwMfKQ9r8GKYo=");
+        store.add_endpoint(&own).await.unwrap();
+        api.take(&[ended(made.session)]).await;
+        let deliveries = store.deliveries_of(made.session).await.unwrap();
+        let to_it = deliveries.iter().find(|owed| owed.endpoint_id == made.endpoint);
+        let delivery = to_it.unwrap().delivery_id;
+        let range = RedeliveryRange {
+            endpoint_id: made.endpoint,
+            since: noon(),
+            until: after(60),
+            statuses: Statuses::ALL,
+        };
+        // It has ended: one that runs would be in the way of the next.
+        let job = Redelivery::new(made.redelivery, range, None, Some(0), noon());
+        store.add_redelivery(&job).await.unwrap();
+        store.cancel_redelivery(made.redelivery, noon()).await.unwrap();
+        let name = "the owner's".to_owned();
+        let bytes = *[*made.key.as_bytes(); 2].as_flattened().first_chunk().unwrap();
+        let new =
+            NewApiKey { key_id: made.key, name, user: 7, is_staff: false, created_at: noon() };
+        store.add_api_key(&new_api_key(bytes, new).1).await.unwrap();
+        Self { delivery, ..made }
+    }
+
+    fn uri(&self, path: &str) -> String {
+        let kinds = [
+            ("/api/auth/api-keys/", self.key),
+            ("/api/webhooks/endpoints/", self.endpoint),
+            ("/api/webhooks/deliveries/", self.delivery),
+            ("/api/webhooks/redeliveries/", self.redelivery),
+        ];
+        let of_kind = kinds.iter().find(|(prefix, _)| path.starts_with(prefix));
+        let uri = path
+            .replace("{session_id}", &self.session.to_string())
+            .replace("{id}", &of_kind.map(|(_, id)| id.to_string()).unwrap_or_default())
+            .replace("{*path}", "recordings/call.mp4");
+        assert!(!uri.contains('{') && !uri.contains("//"), "say here what belongs into {path}");
+        uri
+    }
+
+    fn body(&self, method: &str, path: &str) -> Value {
+        match (method, path.trim_end_matches('/')) {
+            ("POST", "/api/webhooks/endpoints") => json!({"url": "https://example.com/hook"}),
+            ("POST", "/api/webhooks/redeliveries") => json!({"endpoint_id": self.endpoint}),
+            ("POST", "/api/events") => started(fresh_id()),
+            _ => json!({}),
+        }
+    }
+
+    /// Whether something of it is told.
+    fn is_told_in(&self, answer: &Answer) -> bool {
+        let body = String::from_utf8_lossy(&answer.body);
+        [self.session, self.endpoint, self.delivery, self.redelivery, self.key]
+            .iter()
+            .any(|id| body.contains(&id.to_string()))
+    }
+
+    async fn ask(&self, api: &Api, (method, path): (&str, &str), key: Option<&str>) -> Answer {
+        let mut request = Request::builder().method(method).uri(self.uri(path));
+        if let Some(key) = key {
+            request = request.header("x-api-key", key);
+        }
+        api.call(request, Body::from(self.body(method, path).to_string())).await
+    }
+}
+
+/// The methods that a path takes, as it says itself; what it says to another.
+async fn methods(api: &Api, path: &str) -> Vec<String> {
+    let uri = Belongings::missing().uri(path);
+    let method = Method::from_bytes(b"PURGE").unwrap();
+    let answer = api.call(Request::builder().method(method).uri(uri), Body::empty()).await;
+    answer.assert_error(StatusCode::METHOD_NOT_ALLOWED);
+    answer.header("allow").split(',').map(str::to_owned).collect()
+}
+
+#[track_caller]
+fn assert_enveloped(answer: &Answer, asked: &str) {
+    if asked.starts_with("HEAD") {
+        return assert!(answer.body.is_empty(), "{asked}");
+    }
+    if !answer.status.is_success() {
+        return answer.assert_error(answer.status);
+    }
+    let body = answer.json();
+    let keys: Vec<&str> = body.as_object().unwrap().keys().map(String::as_str).collect();
+    assert_eq!(keys, ["data", "errors", "message", "success"], "{asked}");
+    assert_eq!((&body["success"], &body["errors"]), (&json!(true), &Value::Null), "{asked}");
+    assert!(!body["message"].as_str().unwrap().is_empty(), "{asked}");
+}
+
+async fn assert_scoped(api: &Api, callers: &Callers, (method, path): (&str, &str)) {
+    let expected = expected(method, path);
+    let of_all = Belongings::make(api).await;
+    // What the owner did to theirs, staff do to others.
+    let of_staff = Belongings::make(api).await;
+    for (caller, (key, status)) in callers.keys.iter().zip(expected).enumerate() {
+        let belongings = if caller == 5 { &of_staff } else { &of_all };
+        let answer = belongings.ask(api, (method, path), key.as_deref()).await;
+        let asked = format!("{method} {path} by caller {caller}");
+        assert_eq!(answer.status, status, "{asked}: {:?}", answer.body);
+        assert_enveloped(&answer, &asked);
+        assert_eq!(answer.headers.contains_key("www-authenticate"), status == 401, "{asked}");
+        if caller == 3 {
+            assert!(!belongings.is_told_in(&answer), "{asked}: {:?}", answer.body);
+            let missing = Belongings::missing();
+            let answer_of_missing = missing.ask(api, (method, path), key.as_deref()).await;
+            if status == 404 {
+                assert_eq!(answer.body, answer_of_missing.body, "{asked}");
+                assert_eq!(answer.headers, answer_of_missing.headers, "{asked}");
+            }
+        }
+        if caller > 3 && method == "GET" && (expected == LISTED || expected == OWNED) {
+            assert!(belongings.is_told_in(&answer), "{asked}: {:?}", answer.body);
+        }
+    }
+}
+
+#[tokio::test]
+async fn every_route_shows_every_caller_what_is_theirs_and_nothing_else() {
+    let paths = Api::start().await.paths;
+    let mut called = 0;
+    for path in &paths {
+        let api = Api::start().await;
+        let callers = Callers::of(&api).await;
+        for method in methods(&api, path).await {
+            assert_scoped(&api, &callers, (&method, path)).await;
+            called += usize::from(method != "HEAD" && !path.ends_with('/'));
+        }
+    }
+    assert_eq!(called, TABLE.len(), "the table has rows that no route answers to");
+}
+
+#[tokio::test]
+async fn what_is_no_route_is_a_404_in_the_envelope_whoever_asks() {
+    let api = Api::start().await;
+    for path in ["/nothing", "/api/nothing/", "/api/auth/api-keys/a/b/"] {
+        for method in [Method::GET, Method::POST, Method::DELETE] {
+            for key in ["", &api.owner_key, &api.staff_key] {
+                let request = Request::builder().method(&method).uri(path).header("x-api-key", key);
+                let answer = api.call(request, Body::empty()).await;
+                answer.assert_error(StatusCode::NOT_FOUND);
+            }
+        }
+    }
+}
