@@ -8,6 +8,7 @@ mod events;
 mod fields;
 mod health;
 mod layers;
+mod livekit;
 mod recordings;
 mod serve;
 mod sessions;
@@ -21,6 +22,7 @@ use axum::routing::{get, post};
 
 pub use auth::{Authenticator, KeyError, NewApiKey, new_api_key};
 pub use cors::{OriginError, Origins};
+pub use livekit::LivekitKey;
 pub use serve::serve;
 pub use webhooks::{Webhooks, delivery_data, delivery_story_data, endpoint_data, redelivery_data};
 
@@ -52,6 +54,8 @@ pub struct ApiState {
     pub webhooks: Arc<Webhooks>,
     /// Who takes events; without it there is no `/api/events/`.
     pub intake: Option<Intake>,
+    /// Who signs `LiveKit`'s webhooks; without it, or without an intake, they are not taken.
+    pub livekit: Option<Arc<LivekitKey>>,
     /// What ails this process.
     pub health: Arc<Health>,
     /// Whose pages may call from a browser.
@@ -64,6 +68,7 @@ pub fn router(state: ApiState) -> Router {
         .merge(sessions())
         .merge(webhooks::routes())
         .merge(state.intake.clone().map(events).unwrap_or_default())
+        .merge(state.intake.clone().zip(state.livekit.clone()).map(livekit).unwrap_or_default())
         .route("/recordings/{*path}", get(recordings::play))
         .route("/livez", get(health::livez))
         .route("/readyz", get(health::readyz))
@@ -84,4 +89,9 @@ fn events(intake: Intake) -> Router<ApiState> {
     let take = post(move |staff, headers, body| events::take(intake, staff, headers, body))
         .layer(DefaultBodyLimit::max(events::BODY_LIMIT_BYTES));
     Router::new().route("/api/events/", take.clone()).route("/api/events", take)
+}
+
+fn livekit(parts: (Intake, Arc<LivekitKey>)) -> Router<ApiState> {
+    let take = post(move |headers, body| livekit::take(parts, headers, body));
+    Router::new().route("/api/livekit/webhook/", take.clone()).route("/api/livekit/webhook", take)
 }

@@ -3,6 +3,7 @@
 
 mod amqp;
 mod api;
+mod api_livekit;
 mod api_webhooks;
 mod architecture;
 mod calls;
@@ -13,6 +14,7 @@ mod hostile;
 mod merge;
 mod migrations;
 mod oracle;
+mod recordings;
 mod samples;
 mod scenarios;
 mod store;
