@@ -100,7 +100,7 @@ pub(super) async fn take(
     }
     match livekit::event_of(&body) {
         None => Ok(reply("ignored")),
-        Some(event) => answer(intake.take(vec![event], Patience::Now).await.pop()),
+        Some(event) => answer(intake.take(vec![event], Patience::Now).await.first()),
     }
 }
 
@@ -117,7 +117,7 @@ fn unread(rejection: BytesRejection) -> ApiError {
     rejection.into()
 }
 
-fn answer(disposition: Option<Disposition>) -> Result<Reply<Value>, ApiError> {
+fn answer(disposition: Option<&Disposition>) -> Result<Reply<Value>, ApiError> {
     match disposition {
         Some(Disposition::Done { .. }) => Ok(reply("accepted")),
         Some(Disposition::Duplicate { .. }) => Ok(reply("duplicate")),
@@ -140,7 +140,7 @@ mod tests {
     #[test]
     fn what_cannot_be_taken_now_is_to_be_sent_again() {
         let again = |disposition| answer(disposition).err();
-        for disposition in [Some(Disposition::Retry), None] {
+        for disposition in [Some(&Disposition::Retry), None] {
             assert!(matches!(again(disposition), Some(ApiError::Unavailable(_))));
         }
     }
