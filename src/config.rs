@@ -195,6 +195,17 @@ pub struct LinkSettings {
     pub presign_lifetime: Duration,
 }
 
+/// How long recordings are waited for.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Recordings")]
+pub struct SweepSettings {
+    /// A recording of which nothing final is heard so long after its session was finalized has
+    /// failed; one that comes later still counts
+    #[arg(long, env = "FINALIZER_RECORDING_DEADLINE", value_name = "DURATION")]
+    #[arg(default_value = "30m", value_parser = parse_duration)]
+    pub recording_deadline: Duration,
+}
+
 /// The installation's key, which seals endpoints' secrets in the database.
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Secrets")]
@@ -311,6 +322,33 @@ impl AccessSettings {
     }
 }
 
+/// Who signs the webhooks of a `LiveKit` server.
+#[derive(Debug, Clone, Default, Args)]
+#[command(next_help_heading = "LiveKit")]
+pub struct LivekitSettings {
+    /// Takes the webhooks of a LiveKit server that are signed with this API key, at
+    /// `/api/livekit/webhook/`; needs its secret
+    #[arg(long, env = "LIVEKIT_API_KEY", value_name = "KEY")]
+    pub livekit_api_key: Option<String>,
+    /// The secret of that API key
+    #[arg(long, env = "LIVEKIT_API_SECRET", value_name = "SECRET", hide_env_values = true)]
+    pub livekit_api_secret: Option<String>,
+}
+
+impl LivekitSettings {
+    /// The key and its secret, if there are any.
+    pub fn key(&self) -> Result<Option<(&str, &str)>, SettingError> {
+        let secret = present(self.livekit_api_secret.as_ref());
+        match (present(self.livekit_api_key.as_ref()), secret) {
+            (None, None) => Ok(None),
+            (Some(key), Some(secret)) => Ok(Some((key, secret))),
+            _ => Err(SettingError::new(
+                "--livekit-api-key and --livekit-api-secret go together: give both or neither",
+            )),
+        }
+    }
+}
+
 /// Where webhooks may go.
 #[derive(Debug, Clone, Default, Args)]
 #[command(next_help_heading = "Webhooks")]
@@ -416,6 +454,10 @@ mod tests {
         access: AccessSettings,
         #[command(flatten)]
         webhooks: WebhookSettings,
+        #[command(flatten)]
+        sweep: SweepSettings,
+        #[command(flatten)]
+        livekit: LivekitSettings,
         #[arg(long, value_enum, value_delimiter = ',')]
         roles: Vec<Role>,
     }
@@ -436,6 +478,7 @@ mod tests {
             all.broker.check(),
             all.secrets.source(&all.store).map(|_| ()),
             all.address.public_url().map(|_| ()),
+            all.livekit.key().map(|_| ()),
         ];
         let wrong = checks.into_iter().find_map(Result::err);
         wrong.map(|error| error.to_string()).unwrap_or_default()
@@ -450,6 +493,8 @@ mod tests {
         assert_eq!(all.consume.prefetch, 500);
         assert_eq!(all.places.recordings, ["finalizer-data/recordings"]);
         assert_eq!(all.links.presign_lifetime, Duration::from_mins(15));
+        assert_eq!(all.sweep.recording_deadline, Duration::from_mins(30));
+        assert_eq!(all.livekit.key(), Ok(None));
         assert_eq!(all.address.public_url().unwrap(), "http://127.0.0.1:8080");
         let key = all.secrets.source(&all.store).unwrap();
         assert!(key == KeySource::Made(PathBuf::from("finalizer-data/secret.key")));
@@ -477,6 +522,9 @@ mod tests {
             (vec!["--presign-lifetime=0s"], "a duration of zero makes no sense"),
             (vec!["--presign-lifetime=soon"], "a duration such as 90s, 30m or 6h"),
             (vec!["--presign-lifetime=8d"], "at most 7 days"),
+            (vec!["--recording-deadline=0s"], "a duration of zero makes no sense"),
+            (vec!["--livekit-api-key=APIkey"], "give both or neither"),
+            (vec!["--livekit-api-secret=hush", "--livekit-api-key="], "give both or neither"),
             (vec!["--listen=8080"], "an address and a port such as 127.0.0.1:8080"),
             (vec!["--public-url=api.example.com"], "--public-url must be an http:// or https://"),
             (vec!["--public-url=https://a/?b=c"], "neither a query nor a fragment"),

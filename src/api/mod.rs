@@ -10,6 +10,7 @@ mod health;
 mod id;
 mod keys;
 mod layers;
+mod livekit;
 mod recordings;
 mod routes;
 mod serve;
@@ -26,6 +27,7 @@ use axum::routing::{get, post};
 pub use auth::{Authenticator, KeyError, NewApiKey, new_api_key};
 pub use cors::{OriginError, Origins};
 pub use keys::api_key_data;
+pub use livekit::LivekitKey;
 pub use upkeep::run;
 pub use webhooks::{Webhooks, delivery_data, delivery_story_data, endpoint_data, redelivery_data};
 
@@ -59,6 +61,8 @@ pub struct ApiState {
     pub webhooks: Arc<Webhooks>,
     /// Who takes events; without it there is no `/api/events/`.
     pub intake: Option<Intake>,
+    /// Who signs `LiveKit`'s webhooks; without it, or without an intake, they are not taken.
+    pub livekit: Option<Arc<LivekitKey>>,
     /// What ails this process.
     pub health: Arc<Health>,
     /// Whose pages may call from a browser.
@@ -86,6 +90,7 @@ fn routes(state: &ApiState) -> Routes {
         .merge(keys::routes())
         .merge(webhooks::routes())
         .merge(state.intake.clone().map(events).unwrap_or_default())
+        .merge(state.intake.clone().zip(state.livekit.clone()).map(livekit).unwrap_or_default())
         .route("/recordings/{*path}", get(recordings::play))
         .route("/livez", get(health::livez))
         .route("/readyz", get(health::readyz))
@@ -95,4 +100,9 @@ fn events(intake: Intake) -> Routes {
     let take = post(move |staff, headers, body| events::take(intake, staff, headers, body))
         .layer(DefaultBodyLimit::max(events::BODY_LIMIT_BYTES));
     Routes::default().both("/api/events/", take)
+}
+
+fn livekit(parts: (Intake, Arc<LivekitKey>)) -> Routes {
+    let take = post(move |headers, body| livekit::take(parts, headers, body));
+    Routes::default().both("/api/livekit/webhook/", take)
 }

@@ -9,12 +9,12 @@ use clap::builder::BoolishValueParser;
 use tokio::net::TcpListener;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use crate::api::{self, ApiState, Authenticator, Origins, Webhooks};
+use crate::api::{self, ApiState, Authenticator, LivekitKey, Origins, Webhooks};
 use crate::clock::SystemClock;
 use crate::config::{
     AccessSettings, AddressSettings, BrokerSettings, ConsumeSettings, DEFAULT_RECORDINGS,
-    EventSettings, LinkSettings, PlaceSettings, PriceSettings, Role, SecretSettings, StoreSettings,
-    WebhookSettings,
+    EventSettings, LinkSettings, LivekitSettings, PlaceSettings, PriceSettings, Role,
+    SecretSettings, StoreSettings, SweepSettings, WebhookSettings,
 };
 use crate::courier::{
     self, Client, ClientOptions, Courier, CourierDied, CourierParts, LONGEST_ATTEMPT,
@@ -23,7 +23,7 @@ use crate::finalize::PriceBook;
 use crate::health::Health;
 use crate::intake::amqp::{self, AmqpSettings};
 use crate::intake::{self, Intake, IntakeDied, IntakeParts, NoDesk};
-use crate::recordings::{Places, PlacesSettings};
+use crate::recordings::{Places, PlacesSettings, Sweep, SweepParts};
 use crate::secrets::Keyring;
 use crate::shutdown::{self, Tasks};
 use crate::store::{self, Owed, SharedStore};
@@ -69,6 +69,10 @@ pub(super) struct RunSettings {
     pub(super) access: AccessSettings,
     #[command(flatten)]
     pub(super) webhooks: WebhookSettings,
+    #[command(flatten)]
+    pub(super) sweep: SweepSettings,
+    #[command(flatten)]
+    pub(super) livekit: LivekitSettings,
 }
 
 impl RunCommand {
@@ -107,6 +111,7 @@ impl RunSettings {
         self.store.check()?;
         self.broker.check()?;
         self.address.public_url()?;
+        self.livekit.key()?;
         if self.roles == [Role::Consume] && self.consumed().is_none() {
             let sentence = "with --roles consume alone there is nothing to do without --amqp-url";
             return Err(Stop::Usage(sentence.to_owned()));
@@ -262,6 +267,7 @@ impl Service {
         let intake =
             takes_events.then(|| parts.start_intake(prices, desk, stop_courier.drop_guard()));
         let bringing = intake.as_ref().map(|intake| Arc::new(intake.closing()));
+        parts.start_sweep();
         parts.start_consumer(intake.as_ref(), bringing.clone());
         if let Some(listener) = listener {
             parts.start_api(listener, (intake, bringing), authenticator, origins);
@@ -299,6 +305,26 @@ impl Parts<'_> {
             Ok::<_, CourierDied>(())
         });
         desk
+    }
+
+    /// The sweep over recordings, beside those who deliver: it tells what nobody else tells, and
+    /// needs the recordings, which a process that only consumes never touches.
+    fn start_sweep(&mut self) {
+        if !self.settings.has(Role::Deliver) {
+            return;
+        }
+        let sweep = Sweep::new(SweepParts {
+            store: Arc::clone(&self.store),
+            clock: self.clock.clone(),
+            places: Arc::clone(&self.places),
+            public_url: self.public_url.clone(),
+            deadline: self.settings.sweep.recording_deadline,
+        });
+        let shutdown = self.shutdown.clone();
+        self.tasks.spawn("sweep over recordings", async move {
+            sweep.run(shutdown).await;
+            Ok::<_, Infallible>(())
+        });
     }
 
     /// The intake, which keeps the courier going.
@@ -353,6 +379,7 @@ impl Parts<'_> {
         origins: Origins,
     ) {
         let guard = Arc::new(open::guard(&self.settings.webhooks));
+        let key = self.settings.livekit.key().ok().flatten();
         let state = ApiState {
             store: Arc::clone(&self.store),
             clock: self.clock.clone(),
@@ -364,6 +391,7 @@ impl Parts<'_> {
                 Client::new(guard, ClientOptions::default()),
             )),
             intake,
+            livekit: key.map(|(key, secret)| Arc::new(LivekitKey::new(key, secret))),
             health: Arc::clone(&self.health),
             origins,
         };

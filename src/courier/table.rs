@@ -13,10 +13,10 @@ use uuid::Uuid;
 use crate::clock::SystemClock;
 use crate::finalize::Session;
 use crate::store::{
-    ApiKey, ApiKeyChange, AttemptResult, Batch, Delivery, DeliveryFilter, DeliveryState,
-    DeliveryStory, DueEndpoint, Endpoint, EndpointHealth, Failure, FailureFilter, Next, Owed,
-    Recorded, Redelivery, RedeliveryRange, Slot, Store, StoreError, Taken, Terms, Unjoined,
-    Verdict,
+    ApiKey, ApiKeyChange, AttemptResult, AwaitedFile, Batch, Delivery, DeliveryFilter,
+    DeliveryState, DeliveryStory, DueEndpoint, Endpoint, EndpointHealth, Expired, Failure,
+    FailureFilter, Next, Owed, Recorded, Redelivery, RedeliveryRange, Slot, Store, StoreError,
+    Taken, Terms, Unjoined, Verdict,
 };
 use crate::webhook::MessageId;
 
@@ -271,6 +271,36 @@ impl Store for Table {
         _terms: Terms<'_>,
         _which: &Unjoined,
     ) -> Result<Vec<Owed>, StoreError> {
+        unreachable!("the courier does not ask for this")
+    }
+
+    async fn overdue_recordings(
+        &self,
+        _finalized_by: DateTime<Utc>,
+        _limit: u32,
+    ) -> Result<Vec<Uuid>, StoreError> {
+        unreachable!("the courier does not ask for this")
+    }
+
+    async fn awaited_files(
+        &self,
+        _now: DateTime<Utc>,
+        _leased_until: DateTime<Utc>,
+        _limit: u32,
+    ) -> Result<Vec<AwaitedFile>, StoreError> {
+        unreachable!("the courier does not ask for this")
+    }
+
+    async fn look_again(&self, _looks: &[(Uuid, DateTime<Utc>)]) -> Result<(), StoreError> {
+        unreachable!("the courier does not ask for this")
+    }
+
+    async fn expire_recordings(
+        &self,
+        _first_seen_by: DateTime<Utc>,
+        _now: DateTime<Utc>,
+        _limit: u32,
+    ) -> Result<Expired, StoreError> {
         unreachable!("the courier does not ask for this")
     }
 

@@ -2,11 +2,13 @@
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 use serde_json::value::RawValue;
+use uuid::Uuid;
 
 use super::members::{missing, read_value};
 use super::scalar::{Address, Int64, Name, Object, Words};
-use super::{Rejection, Text};
+use super::{EventType, Rejection, Text};
 
 /// The longest `error` that is kept, in bytes.
 const MAX_ERROR_BYTES: usize = 512;
@@ -52,6 +54,10 @@ pub struct Egress {
     pub is_backup_only: bool,
     /// `LiveKit`'s word on what went wrong, cut to 512 bytes.
     pub error: Option<String>,
+    /// Nobody but `LiveKit`'s own webhooks has told of it, which tell of every room there is,
+    /// also of those that are none of ours.
+    #[serde(default)]
+    pub is_from_livekit: bool,
 }
 
 /// The first of an egress's file results.
@@ -76,6 +82,54 @@ pub fn egress_from_slice(info: &[u8], pointer: &str) -> Result<Egress, Rejection
     let text = std::str::from_utf8(info)
         .map_err(|_| Rejection::invalid(pointer, "Expected UTF-8, found other bytes."))?;
     read_value::<Object<EgressInfo<'_>>>(text, pointer)?.0.into_egress(pointer)
+}
+
+/// What is known of an egress as a `recording.updated` again, for whoever wants to see it or send
+/// it anew: decoded, it is the same report. `event_id` is the egress's own.
+pub fn recording_event(egress: &Egress, session_id: Option<Uuid>) -> Vec<u8> {
+    let nanoseconds = |time: DateTime<Utc>| (time.timestamp_micros() * 1000).to_string();
+    let file = egress.file.as_ref();
+    let info = json!({
+        "egressId": egress.egress_id,
+        "roomId": egress.room_id,
+        "roomName": egress.room_name,
+        "status": egress.status.livekit_name(),
+        "updatedAt": egress.updated_at_ns.to_string(),
+        "startedAt": egress.started_at.map(nanoseconds),
+        "endedAt": egress.ended_at.map(nanoseconds),
+        "fileResults": file.map(|file| [json!({
+            "filename": file.filename,
+            "size": file.size.to_string(),
+            "location": file.is_stored.then_some(&file.filename),
+            "startedAt": file.started_at.map(nanoseconds),
+        })]),
+        "roomComposite": file.and_then(|file| file.bucket.as_ref()).map(|bucket| {
+            json!({ "fileOutputs": [{ "s3": { "bucket": bucket } }] })
+        }),
+        "backupStorageUsed": egress.is_backup_only,
+        "error": egress.error,
+    });
+    let event = json!({
+        "type": EventType::Recording.as_str(),
+        "schema_version": 1,
+        "event_id": egress.egress_id,
+        "session_id": session_id,
+        "egress": info,
+    });
+    event.to_string().into_bytes()
+}
+
+impl EgressStatus {
+    fn livekit_name(self) -> &'static str {
+        match self {
+            Self::Starting => "EGRESS_STARTING",
+            Self::Active => "EGRESS_ACTIVE",
+            Self::Ending => "EGRESS_ENDING",
+            Self::Aborted => "EGRESS_ABORTED",
+            Self::Failed => "EGRESS_FAILED",
+            Self::Complete => "EGRESS_COMPLETE",
+        }
+    }
 }
 
 /// `livekit.EgressInfo`, cut to what we use.
@@ -173,6 +227,7 @@ impl<'a> EgressInfo<'a> {
             file,
             is_backup_only: self.backup_storage_used.unwrap_or(false),
             error: self.error.and_then(Words::unless_empty).map(|error| cut(error.as_str())),
+            is_from_livekit: false,
         })
     }
 
@@ -249,8 +304,10 @@ fn cut(error: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{EgressStatus, egress_from_slice};
-    use crate::event::Egress;
+    use uuid::Uuid;
+
+    use super::{EgressStatus, egress_from_slice, recording_event};
+    use crate::event::{Egress, Event, decode};
 
     fn egress(info: &str) -> Egress {
         egress_from_slice(info.as_bytes(), "/egressInfo").unwrap()
@@ -273,6 +330,27 @@ mod tests {
         let stored =
             r#"{"egressId":"EG","status":6,"fileResults":[{"filename":"f","location":"l"}]}"#;
         assert_eq!(egress(stored).status, EgressStatus::Complete);
+    }
+
+    #[test]
+    fn a_report_that_is_made_an_event_again_is_the_same_report() {
+        let stored = r#","roomComposite":{"fileOutputs":[{"s3":{"bucket":"b"}}]},"endedAt":"1780000005000000000",
+            "fileResults":[{"filename":"f","location":"l","size":"7","startedAt":"1780000001000000000"}]"#;
+        for (status, rest) in [
+            ("EGRESS_STARTING", ""),
+            ("EGRESS_ACTIVE", r#","fileResults":[{"filename":"f"}]"#),
+            ("EGRESS_ENDING", r#","roomId":"RM","roomName":"room""#),
+            ("EGRESS_ABORTED", r#","error":"Start signal not received""#),
+            ("EGRESS_FAILED", r#","backupStorageUsed":true"#),
+            ("EGRESS_COMPLETE", stored),
+        ] {
+            let info = format!(r#"{{"egressId":"EG","status":"{status}","updatedAt":"5"{rest}}}"#);
+            let egress = egress(&info);
+            let session_id = Some(Uuid::from_u128(7));
+            let event = recording_event(&egress, session_id);
+            let Ok(Event::Recording(again)) = decode(&event) else { panic!("{status}") };
+            assert_eq!((again.session_id, &again.egress), (session_id, &egress), "{status}");
+        }
     }
 
     #[test]

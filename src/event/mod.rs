@@ -29,7 +29,7 @@ mod usage;
 mod wire;
 
 pub use decode::decode;
-pub use egress::{Egress, EgressFile, EgressStatus, egress_from_slice};
+pub use egress::{Egress, EgressFile, EgressStatus, egress_from_slice, recording_event};
 pub use rejection::{FailureCode, Rejection};
 pub use text::Text;
 

@@ -12,7 +12,7 @@ use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
 use super::join::{JoinedBy, JoinedEgress, best_match};
-use super::recording::{egress_outcome, merge_egress, settle_recording};
+use super::recording::{Finding, awaited_egress, egress_outcome, merge_egress, settle_recording};
 use super::session::Session;
 use super::summary::{full_payload, thin_payload};
 use crate::event::{Egress, FailureCode, Rejection};
@@ -48,6 +48,13 @@ pub enum Change {
         session_id: Option<Uuid>,
         /// The report.
         egress: Box<Egress>,
+    },
+    /// Nobody said anything of a session's recording, and the sweep looked.
+    Swept {
+        /// The session.
+        session_id: Uuid,
+        /// What it found out.
+        finding: Finding,
     },
 }
 
@@ -198,6 +205,7 @@ impl Merge<'_> {
             Change::Recording { session_id, egress } => {
                 Ok(self.take_recording(*session_id, egress))
             }
+            Change::Swept { session_id, finding } => Ok(self.take_swept(*session_id, finding)),
         }
     }
 
@@ -282,6 +290,28 @@ impl Merge<'_> {
         } else {
             Outcome::Duplicate(session_id)
         }
+    }
+
+    fn take_swept(&mut self, session_id: Uuid, finding: &Finding) -> Outcome {
+        let egresses: Vec<Egress> = self.egresses_of(session_id).cloned().collect();
+        let known = self.world.sessions.get_mut(&session_id);
+        let Some(session) = known.filter(|session| finding.is_news(session)) else {
+            return Outcome::Duplicate(Some(session_id));
+        };
+        let egress_id = match finding {
+            Finding::Stored { .. } => {
+                session.is_recording_found = true;
+                None
+            }
+            Finding::GivenUp { .. } => {
+                session.is_recording_given_up = true;
+                awaited_egress(session, &egresses)
+            }
+        };
+        self.changed_sessions.insert(session_id);
+        self.settle(session_id);
+        self.tell_outcome(finding.outcome(), session_id, egress_id.as_deref());
+        Outcome::Accepted(Some(session_id))
     }
 
     /// Keeps a session that is new or has changed, as the latest version of itself.
@@ -385,13 +415,22 @@ impl Merge<'_> {
 
     /// Says what became of a recording, if its session is readable and there is anything to say.
     fn tell_recording(&mut self, session_id: Uuid, egress_id: &str) {
-        let is_readable = self.world.sessions.get(&session_id).is_some_and(|s| s.revision > 0);
         let row = &self.world.egresses[egress_id];
         let Some(outcome) = egress_outcome(&row.egress) else { return };
-        if is_readable && row.session_id == Some(session_id) {
-            let key = MessageKey::Recording { session_id, egress_id, outcome };
-            self.tell(outcome, session_id, &key, Some(egress_id));
+        let is_to_hear = self.world.sessions.get(&session_id).is_some_and(|session| {
+            // Of a recording that was given up it is told already that it failed.
+            let is_known = session.is_recording_given_up && outcome == EventType::RecordingFailed;
+            session.revision > 0 && !is_known
+        });
+        if is_to_hear && row.session_id == Some(session_id) {
+            self.tell_outcome(outcome, session_id, Some(egress_id));
         }
+    }
+
+    fn tell_outcome(&mut self, outcome: EventType, session_id: Uuid, egress_id: Option<&str>) {
+        let key =
+            MessageKey::Recording { session_id, egress_id: egress_id.unwrap_or_default(), outcome };
+        self.tell(outcome, session_id, &key, egress_id);
     }
 
     fn tell(

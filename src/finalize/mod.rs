@@ -15,7 +15,7 @@ pub use cost::{Cost, PriceBook, PriceBookError};
 pub use join::{JoinedBy, JoinedEgress, recorded_span};
 pub use merge::{Change, NewDelivery, NewMessage, Outcome, Plan, Prepared, Snapshot, plan};
 pub use recording::{
-    RecordingState, RecordingStatus, egress_outcome, merge_egress, settle_recording,
+    Finding, RecordingState, RecordingStatus, egress_outcome, merge_egress, settle_recording,
 };
 pub use session::{Session, finalize, start};
 pub use summary::{full_payload, session_data, thin_payload};

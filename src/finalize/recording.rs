@@ -58,16 +58,61 @@ pub struct RecordingState {
     pub offset_ms: Option<i64>,
 }
 
+/// What the sweep found out about the recording of a finalized session.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Finding {
+    /// The file that the worker stored is there; or it lies where nobody may look, and the
+    /// worker's word counts.
+    Stored {
+        /// The worker's word for where it is.
+        url: String,
+    },
+    /// Nothing final was heard of it in time.
+    GivenUp {
+        /// The deadline has passed for what was finalized until then.
+        finalized_by: DateTime<Utc>,
+    },
+}
+
+impl Finding {
+    /// Whether it still says something of the session, as this is now.
+    pub(super) fn is_news(&self, session: &Session) -> bool {
+        let status = session.recording.status;
+        let is_open = matches!(status, RecordingStatus::Pending | RecordingStatus::Processing);
+        match self {
+            _ if session.revision == 0 => false,
+            Self::Stored { url } => {
+                session.recording_worker_url.as_ref() == Some(url)
+                    && session.recording_egress_id.is_none()
+                    && !session.is_recording_found
+                    && status != RecordingStatus::Ready
+            }
+            Self::GivenUp { finalized_by } => {
+                is_open && session.finalized_at.is_some_and(|at| at <= *finalized_by)
+            }
+        }
+    }
+
+    /// What it makes of the recording.
+    pub(super) fn outcome(&self) -> EventType {
+        match self {
+            Self::Stored { .. } => EventType::RecordingReady,
+            Self::GivenUp { .. } => EventType::RecordingFailed,
+        }
+    }
+}
+
 /// The later of two reports on the same egress. Commutative, associative, idempotent.
 ///
 /// A stored file is never undone; else what is terminal is later, then what was updated later,
 /// then what stands further on. Reports that are equal in all of that are ordered by their
-/// content. A room that only one of the two names is kept.
+/// content. A room that only one of the two names is kept, and so is who else told of it.
 pub fn merge_egress(one: Egress, other: Egress) -> Egress {
     let (later, earlier) = if order(&one) >= order(&other) { (one, other) } else { (other, one) };
     Egress {
         room_id: later.room_id.max(earlier.room_id),
         room_name: later.room_name.max(earlier.room_name),
+        is_from_livekit: later.is_from_livekit && earlier.is_from_livekit,
         ..later
     }
 }
@@ -85,10 +130,8 @@ pub fn egress_outcome(egress: &Egress) -> Option<EventType> {
 /// sweep amount to. `place` is the default recordings place (`s3://…` or `file:///…`).
 /// The order of `egresses` does not matter.
 pub fn settle_recording(session: &Session, egresses: &[Egress], place: &str) -> RecordingState {
-    let seen = egresses.iter().map(|egress| Candidate::of(egress, place));
-    let awaited = awaited(session, egresses);
-    let best = seen.chain(awaited).max_by(|one, other| one.order().cmp(&other.order()));
-    let Some(Candidate { status, url, file_started_at, .. }) = best else {
+    let Some(Candidate { status, url, file_started_at, .. }) = best(session, egresses, place)
+    else {
         return RecordingState::default();
     };
     match status {
@@ -106,6 +149,19 @@ pub fn settle_recording(session: &Session, egresses: &[Egress], place: &str) -> 
             RecordingState { status, ..RecordingState::default() }
         }
     }
+}
+
+/// The egress that a session's recording is to come from; none if it is not known, or if the worker
+/// stored the file itself.
+pub(super) fn awaited_egress(session: &Session, egresses: &[Egress]) -> Option<String> {
+    let egress_id = best(session, egresses, "")?.egress_id;
+    (!egress_id.is_empty()).then(|| egress_id.to_owned())
+}
+
+fn best<'a>(session: &'a Session, egresses: &'a [Egress], place: &str) -> Option<Candidate<'a>> {
+    let seen = egresses.iter().map(|egress| Candidate::of(egress, place));
+    let awaited = awaited(session, egresses);
+    seen.chain(awaited).max_by(|one, other| one.order().cmp(&other.order()))
 }
 
 /// What an egress makes of a recording, taken for itself.
@@ -249,6 +305,7 @@ mod tests {
             file: None,
             is_backup_only: false,
             error: None,
+            is_from_livekit: false,
         }
     }
 
@@ -422,6 +479,7 @@ mod tests {
                 room_name,
                 is_backup_only: rest == 7,
                 error: (rest % 2 == 1).then(|| rest.to_string()),
+                is_from_livekit: rest < 4,
                 ..egress("EG_1", status)
             },
         )

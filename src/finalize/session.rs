@@ -76,7 +76,7 @@ pub struct Session {
     pub recording_egress_id: Option<String>,
     /// Where the worker says that it stored the recording itself.
     pub recording_worker_url: Option<String>,
-    /// The store was looked at, and the worker's object is there.
+    /// The worker's object is there, or lies where nobody may look.
     pub is_recording_found: bool,
     /// The deadline passed without a recording.
     pub is_recording_given_up: bool,

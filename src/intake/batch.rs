@@ -259,6 +259,7 @@ fn session_of(event: &Prepared) -> Option<Uuid> {
     match &event.change {
         Ok(Change::Started(session) | Change::Ended(session)) => Some(session.session_id),
         Ok(Change::Recording { session_id, .. }) => *session_id,
+        Ok(Change::Swept { session_id, .. }) => Some(*session_id),
         Err(rejection) => rejection.session_id,
     }
 }

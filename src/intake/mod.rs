@@ -7,6 +7,7 @@
 pub mod amqp;
 mod batch;
 pub mod file;
+pub mod livekit;
 mod prepare;
 
 use std::sync::Arc;

@@ -4,9 +4,9 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use chrono::{DateTime, Utc};
 
-use super::RawEvent;
+use super::{RawEvent, livekit};
 use crate::clock::new_id;
-use crate::event::{Event, FailureCode, Rejection, decode};
+use crate::event::{Egress, Event, FailureCode, Rejection, decode};
 use crate::finalize::{Change, Prepared, PriceBook, finalize, start};
 
 /// Decodes and finalizes an event. A panic on the way is this one event's failure.
@@ -20,7 +20,8 @@ pub fn prepare(
     let (change, event_id, event_type) = if bytes.len() > max_event_bytes {
         (Err(Rejection::too_large(&bytes, max_event_bytes)), None, None)
     } else {
-        match catch_unwind(AssertUnwindSafe(|| read(&bytes, prices))) {
+        let is_from_livekit = *source == *livekit::SOURCE;
+        match catch_unwind(AssertUnwindSafe(|| read(&bytes, prices, is_from_livekit))) {
             Ok(read) => read,
             Err(_) => (Err(panicked(&bytes)), None, None),
         }
@@ -47,7 +48,7 @@ pub fn dead_letter(event: RawEvent, reason: &str, now: DateTime<Utc>) -> Prepare
 
 type Read = (Result<Change, Rejection>, Option<String>, Option<&'static str>);
 
-fn read(bytes: &[u8], prices: &PriceBook) -> Read {
+fn read(bytes: &[u8], prices: &PriceBook, is_from_livekit: bool) -> Read {
     let event = match decode(bytes) {
         Ok(event) => event,
         Err(rejection) => return (Err(rejection), None, None),
@@ -61,7 +62,7 @@ fn read(bytes: &[u8], prices: &PriceBook) -> Read {
             .map_err(|rejection| rejection.about(&event)),
         Event::Recording(updated) => Ok(Change::Recording {
             session_id: updated.session_id,
-            egress: Box::new(updated.egress.clone()),
+            egress: Box::new(Egress { is_from_livekit, ..updated.egress.clone() }),
         }),
     };
     (change, Some(event_id), Some(event_type))

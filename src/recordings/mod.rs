@@ -1,8 +1,10 @@
 //! Where recordings lie: S3 buckets and folders. Nothing outside them is ever looked at or signed.
+//! The sweep finds out what became of recordings that nobody speaks of.
 
 mod folder;
 mod links;
 mod s3;
+mod sweep;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -13,6 +15,7 @@ use folder::Folder;
 pub use links::LinkError;
 use links::Links;
 use s3::{Bucket, S3};
+pub use sweep::{Sweep, SweepParts};
 
 /// What [`Places`] is made of.
 #[derive(Clone)]

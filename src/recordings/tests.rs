@@ -5,8 +5,12 @@ use aws_sdk_s3::config::{Credentials, SharedCredentialsProvider};
 use axum::http::{Method, StatusCode, Uri};
 use chrono::TimeDelta;
 use url::Url;
+use uuid::Uuid;
 
 use super::*;
+use crate::finalize::{Outcome, PriceBook, RecordingStatus};
+use crate::intake::{NoDesk, RawEvent, prepare};
+use crate::store::{Batch, OpenMode, SharedStore, Terms};
 
 const LIFETIME: Duration = Duration::from_mins(15);
 
@@ -298,4 +302,65 @@ async fn the_check_tells_what_is_wrong_with_a_bucket() {
     assert!(results[0].1.is_ok(), "{:?}", results[0]);
     assert!(results[1].1.as_ref().unwrap_err().to_string().contains("we may not see the bucket"));
     assert!(results[2].1.as_ref().unwrap_err().to_string().contains("no such bucket"));
+}
+
+// ---- the sweep ----
+
+struct Noon;
+
+impl crate::clock::Clock for Noon {
+    fn now(&self) -> DateTime<Utc> {
+        now()
+    }
+}
+
+/// Sessions whose workers stored their recordings there, finalized at noon.
+async fn sessions_with(store: &SharedStore, urls: &[&str]) -> Vec<Uuid> {
+    let prepared = |(number, url): (u128, &&str)| {
+        let event = serde_json::json!({
+            "type": "session.ended", "schema_version": 1, "event_id": "e",
+            "session_id": Uuid::from_u128(number), "tenant_id": "acme",
+            "character_slug": "support-bot", "character_owner": 7, "started_at": now(),
+            "source": {"kind": "messages"}, "messages": [], "recording": {"url": url},
+        });
+        let event = RawEvent { bytes: event.to_string().into(), source: "test".into() };
+        prepare(event, &PriceBook::builtin(), 1 << 20, now())
+    };
+    let events: Vec<_> = (1..).zip(urls).map(prepared).collect();
+    let terms = Terms {
+        now: now(),
+        public_url: "https://voice.example.com",
+        recordings_place: "s3://calls/eu",
+        desk: &NoDesk,
+    };
+    let taken = store.take(Batch { terms, events: &events }).await.unwrap();
+    assert!(taken.outcomes.iter().all(|outcome| matches!(outcome, Outcome::Finalized(_))));
+    (1..).take(urls.len()).map(Uuid::from_u128).collect()
+}
+
+#[tokio::test]
+async fn a_bucket_that_is_closed_keeps_no_other_recording_waiting_and_fails_none() {
+    let folder = tempfile::tempdir().unwrap();
+    let url = format!("sqlite://{}", folder.path().join("test.db").display());
+    let store = crate::store::open(&url, OpenMode::Create).await.unwrap();
+    let (endpoint, asked) = fake_s3().await;
+    let urls = ["s3://closed/c.mp4", "s3://calls/eu/a.mp4", "s3://calls/eu/b.mp4"];
+    let sessions = sessions_with(&store, &urls).await;
+    let sweep = Sweep::new(SweepParts {
+        store: Arc::clone(&store),
+        clock: Arc::new(Noon),
+        places: Arc::new(buckets(&endpoint, &["s3://calls/eu", "s3://closed"])),
+        public_url: "https://voice.example.com".to_owned(),
+        deadline: Duration::from_mins(30),
+    });
+    assert!(!sweep.look().await.unwrap());
+    let mut states = Vec::new();
+    for session_id in sessions {
+        let recording = store.session(session_id).await.unwrap().unwrap().recording;
+        states.push((recording.status, recording.url));
+    }
+    let pending = (RecordingStatus::Pending, None);
+    let ready = (RecordingStatus::Ready, Some(urls[1].to_owned()));
+    assert_eq!(states, [pending.clone(), ready, pending]);
+    assert_eq!(asked.lock().unwrap().len(), 3);
 }

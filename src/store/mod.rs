@@ -8,6 +8,7 @@ mod delivery;
 mod open;
 pub mod postgres;
 mod record;
+mod recording;
 mod redelivery;
 mod rows;
 mod shared;
@@ -37,6 +38,7 @@ pub use delivery::{
 };
 pub use open::{DatabaseUrl, OpenError, OpenMode, migrate, open};
 pub use record::BY_HAND;
+pub use recording::{AwaitedFile, Expired};
 pub use redelivery::{
     MOST_PER_SECOND, PER_SECOND, Position, Redelivery, RedeliveryRange, RedeliveryState, Statuses,
 };
@@ -81,6 +83,38 @@ pub trait Store: Send + Sync + 'static {
         terms: Terms<'_>,
         which: &Unjoined,
     ) -> Result<Vec<Owed>, StoreError>;
+
+    // ---- recordings ----
+
+    /// Sessions that were finalized until then and whose recording is still open, the oldest
+    /// first.
+    async fn overdue_recordings(
+        &self,
+        finalized_by: DateTime<Utc>,
+        limit: u32,
+    ) -> Result<Vec<Uuid>, StoreError>;
+
+    /// Files that workers say they stored, were not seen yet and are to be looked for now. Nobody
+    /// else is given them until `leased_until`.
+    async fn awaited_files(
+        &self,
+        now: DateTime<Utc>,
+        leased_until: DateTime<Utc>,
+        limit: u32,
+    ) -> Result<Vec<AwaitedFile>, StoreError>;
+
+    /// When these sessions' files are to be looked for again; give them in the order of their
+    /// ids, in which all others lock them.
+    async fn look_again(&self, looks: &[(Uuid, DateTime<Utc>)]) -> Result<(), StoreError>;
+
+    /// Takes recordings away that were first heard of until then and still have no session: they
+    /// become failures (`unmatched_recording`), unless only `LiveKit`'s webhooks told of them.
+    async fn expire_recordings(
+        &self,
+        first_seen_by: DateTime<Utc>,
+        now: DateTime<Utc>,
+        limit: u32,
+    ) -> Result<Expired, StoreError>;
 
     // ---- sessions ----
 

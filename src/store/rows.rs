@@ -8,8 +8,8 @@ use uuid::Uuid;
 use super::redelivery::ToldMessage;
 use super::transaction::Health;
 use super::{
-    ApiKey, Attempt, Delivery, DeliveryState, DueEndpoint, Endpoint, EndpointHealth, Failure, Owed,
-    Position, Redelivery, RedeliveryRange, RedeliveryState, Statuses, StoreError,
+    ApiKey, Attempt, AwaitedFile, Delivery, DeliveryState, DueEndpoint, Endpoint, EndpointHealth,
+    Failure, Owed, Position, Redelivery, RedeliveryRange, RedeliveryState, Statuses, StoreError,
 };
 use crate::event::{Digest, Egress, FailureCode, Rejection};
 use crate::finalize::{JoinedBy, JoinedEgress, RecordingState, RecordingStatus, Session};
@@ -180,6 +180,24 @@ impl TryFrom<EgressRow> for JoinedEgress {
             session_id: row.session_id,
             joined_by: row.joined_by.and_then(JoinedBy::from_number),
             version: row.version,
+        })
+    }
+}
+
+row!(AwaitedFileRow {
+    session_id: Uuid,
+    recording_worker_url: String,
+    finalized_at: DateTime<Utc>,
+});
+
+impl TryFrom<AwaitedFileRow> for AwaitedFile {
+    type Error = StoreError;
+
+    fn try_from(row: AwaitedFileRow) -> Result<Self, StoreError> {
+        Ok(Self {
+            session_id: row.session_id,
+            url: row.recording_worker_url,
+            finalized_at: row.finalized_at,
         })
     }
 }

@@ -29,6 +29,78 @@ macro_rules! impl_store {
                 .await
             }
 
+            async fn overdue_recordings(
+                &self,
+                finalized_by: DateTime<Utc>,
+                limit: u32,
+            ) -> Result<Vec<Uuid>, StoreError> {
+                within(async {
+                    query_scalar(sql::OVERDUE_RECORDINGS)
+                        .bind(finalized_by)
+                        .bind(i64::from(limit))
+                        .fetch_all(&self.readers)
+                        .await
+                        .map_err(failed)
+                })
+                .await
+            }
+
+            async fn awaited_files(
+                &self,
+                now: DateTime<Utc>,
+                leased_until: DateTime<Utc>,
+                limit: u32,
+            ) -> Result<Vec<AwaitedFile>, StoreError> {
+                within(async {
+                    let rows: Vec<AwaitedFileRow> = query_as(AWAITED_FILES)
+                        .bind(now)
+                        .bind(leased_until)
+                        .bind(i64::from(limit))
+                        .fetch_all(&self.writer)
+                        .await
+                        .map_err(failed)?;
+                    read_all(rows)
+                })
+                .await
+            }
+
+            async fn look_again(&self, looks: &[(Uuid, DateTime<Utc>)]) -> Result<(), StoreError> {
+                within(async {
+                    let mut tx = self.begin().await?;
+                    for (session_id, at) in looks {
+                        query(sql::LOOK_AGAIN)
+                            .bind(session_id)
+                            .bind(at)
+                            .execute(&mut *tx)
+                            .await
+                            .map_err(failed)?;
+                    }
+                    tx.commit().await.map_err(failed)
+                })
+                .await
+            }
+
+            async fn expire_recordings(
+                &self,
+                first_seen_by: DateTime<Utc>,
+                now: DateTime<Utc>,
+                limit: u32,
+            ) -> Result<Expired, StoreError> {
+                within(async {
+                    let mut tx = Writing(self.begin().await?);
+                    let rows: Vec<EgressRow> = query_as(sql::EXPIRE_EGRESSES)
+                        .bind(first_seen_by)
+                        .bind(i64::from(limit))
+                        .fetch_all(&mut *tx.0)
+                        .await
+                        .map_err(failed)?;
+                    let expired = recording::keep_expired(&mut tx, read_all(rows)?, now).await?;
+                    Box::new(tx).commit().await?;
+                    Ok(expired)
+                })
+                .await
+            }
+
             async fn claim(
                 &self,
                 process: Uuid,

@@ -125,6 +125,27 @@ pub(super) const INSTALLATION: &str = "SELECT installation_id FROM installation"
 pub(super) const SESSION: &str =
     concat!("SELECT ", session_columns!(), " FROM sessions WHERE session_id = $1");
 
+/// The conditions stand as the partial index has them, or SQLite would not use it.
+pub(super) const OVERDUE_RECORDINGS: &str = "SELECT session_id FROM sessions
+    WHERE recording_status IN ('PENDING', 'PROCESSING') AND finalized_at <= $1
+    ORDER BY finalized_at
+    LIMIT $2";
+
+pub(super) const LOOK_AGAIN: &str =
+    "UPDATE sessions SET recording_look_at = $2 WHERE session_id = $1";
+
+/// One that was joined a moment ago has a session when its row can be had.
+pub(super) const EXPIRE_EGRESSES: &str = concat!(
+    "DELETE FROM egresses
+    WHERE session_id IS NULL AND egress_id IN (
+        SELECT egress_id FROM egresses
+        WHERE session_id IS NULL AND first_seen_at <= $1
+        ORDER BY first_seen_at
+        LIMIT $2)
+    RETURNING ",
+    egress_columns!()
+);
+
 pub(super) const ADD_ENDPOINT: &str = concat!(
     "INSERT INTO endpoints (",
     endpoint_columns!(),

@@ -20,9 +20,9 @@ use uuid::Uuid;
 
 use super::redelivery::ToldMessage;
 use super::rows::{
-    ApiKeyRow, AttemptRow, DeliveryRow, DeliveryStoryRow, DueEndpointRow, EgressRow, EndpointRow,
-    FailureRow, HealthRow, OwedRow, RawFailureRow, RedeliveryRow, SessionRow, ToldMessageRow,
-    delivery_state, event_type_list, read_all,
+    ApiKeyRow, AttemptRow, AwaitedFileRow, DeliveryRow, DeliveryStoryRow, DueEndpointRow,
+    EgressRow, EndpointRow, FailureRow, HealthRow, OwedRow, RawFailureRow, RedeliveryRow,
+    SessionRow, ToldMessageRow, delivery_state, event_type_list, read_all,
 };
 use super::shared::{COUNTED_AT_ONCE, MOST_COUNTED, number};
 use super::sql::{
@@ -32,10 +32,10 @@ use super::transaction::{
     DeliveryToKeep, EgressKeys, FailureToKeep, Health, Rowwise, SessionKeys, Transaction,
 };
 use super::{
-    ApiKey, ApiKeyChange, AttemptResult, Batch, Cause, Delivery, DeliveryFilter, DeliveryState,
-    DeliveryStory, DueEndpoint, Endpoint, EndpointHealth, Failure, FailureFilter, Owed, Recorded,
-    Redelivery, RedeliveryRange, Slot, Store, StoreError, Taken, Terms, Unjoined, record,
-    redelivery, sql, take, within,
+    ApiKey, ApiKeyChange, AttemptResult, AwaitedFile, Batch, Cause, Delivery, DeliveryFilter,
+    DeliveryState, DeliveryStory, DueEndpoint, Endpoint, EndpointHealth, Expired, Failure,
+    FailureFilter, Owed, Recorded, Redelivery, RedeliveryRange, Slot, Store, StoreError, Taken,
+    Terms, Unjoined, record, recording, redelivery, sql, take, within,
 };
 use crate::event::FailureCode;
 use crate::finalize::{JoinedBy, JoinedEgress, NewMessage, Session};
@@ -45,6 +45,7 @@ const MIGRATIONS: &[super::MigrationFile] = &[
     (1, "initial", include_str!("../../migrations/sqlite/0001_initial.sql")),
     (2, "webhooks", include_str!("../../migrations/sqlite/0002_webhooks.sql")),
     (4, "keys", include_str!("../../migrations/sqlite/0004_keys.sql")),
+    (5, "recordings", include_str!("../../migrations/sqlite/0005_recordings.sql")),
 ];
 
 const SESSIONS_BY_KEYS: &str = concat!(
@@ -102,6 +103,16 @@ const UNJOINED_EGRESSES: &str = concat!(
     ORDER BY first_seen_at DESC, egress_id
     LIMIT 1000"
 );
+
+const AWAITED_FILES: &str = "UPDATE sessions SET recording_look_at = $2
+    WHERE session_id IN (
+        SELECT session_id FROM sessions
+        WHERE recording_status IN ('PENDING', 'PROCESSING')
+          AND recording_worker_url IS NOT NULL AND recording_egress_id IS NULL
+          AND finalized_at IS NOT NULL AND recording_look_at <= $1
+        ORDER BY recording_look_at
+        LIMIT $3)
+    RETURNING session_id, recording_worker_url, finalized_at";
 
 const ENDPOINTS_OF: &str = concat!(
     "SELECT ",

@@ -272,17 +272,21 @@ fn session_ids(events: &[Prepared]) -> impl Iterator<Item = Uuid> {
 fn session_of(event: &Prepared) -> Option<&Session> {
     match &event.change {
         Ok(Change::Started(session) | Change::Ended(session)) => Some(session),
-        Ok(Change::Recording { .. }) | Err(_) => None,
+        Ok(Change::Recording { .. } | Change::Swept { .. }) | Err(_) => None,
     }
 }
 
 fn session_keys(events: &[Prepared]) -> SessionKeys {
     let mut keys = SessionKeys { ids: session_ids(events).collect(), ..SessionKeys::default() };
     for event in events {
-        if let Ok(Change::Recording { session_id, egress }) = &event.change {
-            keys.ids.extend(*session_id);
-            keys.egress_ids.insert(egress.egress_id.clone());
-            keys.rooms.extend(RoomSpan::of(egress));
+        match &event.change {
+            Ok(Change::Recording { session_id, egress }) => {
+                keys.ids.extend(*session_id);
+                keys.egress_ids.insert(egress.egress_id.clone());
+                keys.rooms.extend(RoomSpan::of(egress));
+            }
+            Ok(Change::Swept { session_id, .. }) => keys.ids.extend([*session_id]),
+            Ok(Change::Started(_) | Change::Ended(_)) | Err(_) => {}
         }
     }
     keys
@@ -301,7 +305,7 @@ fn egress_keys(events: &[Prepared]) -> EgressKeys {
             Ok(Change::Recording { egress, .. }) => {
                 keys.ids.insert(egress.egress_id.clone());
             }
-            Err(_) => {}
+            Ok(Change::Swept { .. }) | Err(_) => {}
         }
     }
     keys

@@ -99,7 +99,7 @@ pub enum MessageKey<'a> {
     Recording {
         /// The session.
         session_id: Uuid,
-        /// The egress; empty when the worker stored the recording itself.
+        /// The egress; empty when the worker stored the recording itself, or none was heard of.
         egress_id: &'a str,
         /// What became of it.
         outcome: EventType,

@@ -8,7 +8,7 @@ use axum::body::Body;
 use bytes::Bytes;
 use chrono::{DateTime, TimeDelta, Utc};
 use finalizer::api::{
-    ApiState, Authenticator, NewApiKey, Origins, Webhooks, new_api_key, paths, router,
+    ApiState, Authenticator, LivekitKey, NewApiKey, Origins, Webhooks, new_api_key, paths, router,
 };
 use finalizer::clock::Clock;
 use finalizer::courier::{Client, ClientOptions, Guard};
@@ -27,6 +27,8 @@ use crate::harness::service::keyring;
 use crate::harness::{TestStore, after, ended, fresh_id, noon, recording, sqlite, started};
 
 const JWT_SECRET: &str = "a secret that only the issuer and we know";
+pub(crate) const LIVEKIT_KEY: &str = "APIdevkey";
+pub(crate) const LIVEKIT_SECRET: &str = "a secret that only the LiveKit server and we know";
 const PUBLIC_URL: &str = "https://voice.example.com";
 
 pub(crate) struct HandClock(Mutex<DateTime<Utc>>);
@@ -121,6 +123,7 @@ impl Api {
                 Client::new(guard, ClientOptions::default()),
             )),
             intake: Some(intake),
+            livekit: Some(Arc::new(LivekitKey::new(LIVEKIT_KEY, LIVEKIT_SECRET))),
             health: health.clone(),
             origins: Origins::default(),
         };

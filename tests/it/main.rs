@@ -4,6 +4,7 @@
 mod amqp;
 mod api;
 mod api_keys;
+mod api_livekit;
 mod api_scoping;
 mod api_webhooks;
 mod architecture;
@@ -15,6 +16,7 @@ mod hostile;
 mod merge;
 mod migrations;
 mod oracle;
+mod recordings;
 mod samples;
 mod scenarios;
 mod store;

@@ -2,7 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use finalizer::finalize::{JoinedEgress, Outcome, Plan, Prepared, Session, Snapshot, plan};
+use finalizer::finalize::{
+    Change, Finding, JoinedEgress, Outcome, Plan, Prepared, Session, Snapshot, plan,
+};
 use finalizer::webhook::EventType;
 use proptest::prelude::*;
 use serde_json::{Value, json};
@@ -82,11 +84,20 @@ enum Told {
     Started { call: u8, variant: u8 },
     Ended { call: u8, variant: u8 },
     Recording { call: u8, egress: u8, status: u8, is_named: bool },
+    GivenUp { call: u8 },
 }
 
 impl Told {
+    fn prepared(self) -> Prepared {
+        let Self::GivenUp { call: number } = self else { return prepared(&self.event()) };
+        let finding = Finding::GivenUp { finalized_by: noon() };
+        let change = Change::Swept { session_id: call(number), finding };
+        Prepared { change: Ok(change), ..prepared(&json!({})) }
+    }
+
     fn event(self) -> Value {
         match self {
+            Self::GivenUp { .. } => unreachable!("nobody tells it"),
             Self::Started { call: number, variant } => {
                 let mut event = started(call(number));
                 event["origin_url"] = json!(format!("https://example.com/{variant}"));
@@ -131,13 +142,14 @@ fn anything() -> impl Strategy<Value = Told> {
         (0..2_u8, 0..2_u8, 0..4_u8, any::<bool>()).prop_map(|(call, egress, status, is_named)| {
             Told::Recording { call, egress, status, is_named }
         }),
+        (0..2_u8).prop_map(|call| Told::GivenUp { call }),
     ]
 }
 
-/// Anything but two different ends of one call.
+/// Anything but two different ends of one call, and what only an end makes true.
 fn agreeing() -> impl Strategy<Value = Told> {
     anything().prop_map(|told| match told {
-        Told::Ended { call, .. } => Told::Ended { call, variant: 0 },
+        Told::Ended { call, .. } | Told::GivenUp { call } => Told::Ended { call, variant: 0 },
         other => other,
     })
 }
@@ -149,7 +161,7 @@ proptest! {
         batch in proptest::collection::vec(anything(), 0..12),
     ) {
         let prepare = |told: &[Told]| -> Vec<Prepared> {
-            told.iter().map(|told| prepared(&told.event())).collect()
+            told.iter().map(|told| told.prepared()).collect()
         };
         let (before, batch) = (prepare(&before), prepare(&batch));
         let mut together = World::default();
@@ -170,7 +182,7 @@ proptest! {
         // Without an end every call is open and overlaps the others for good.
         let ends = [Told::Ended { call: 0, variant: 0 }, Told::Ended { call: 1, variant: 0 }];
         let everything = |told: &[Told], ends: &[Told]| -> Vec<Prepared> {
-            told.iter().chain(ends).map(|told| prepared(&told.event())).collect()
+            told.iter().chain(ends).map(|told| told.prepared()).collect()
         };
         let mut one = World::default();
         one.take(&everything(&told, &ends));

@@ -19,8 +19,8 @@ use crate::api::{NewApiKey, new_api_key};
 use crate::clock::{self, Clock as _, SystemClock};
 use crate::config::{
     AccessSettings, AddressSettings, BrokerSettings, ConsumeSettings, EventSettings,
-    LARGEST_EVENT_BYTES, LinkSettings, PlaceSettings, PriceSettings, Role, SecretSettings,
-    StoreSettings, WebhookSettings,
+    LARGEST_EVENT_BYTES, LinkSettings, LivekitSettings, PlaceSettings, PriceSettings, Role,
+    SecretSettings, StoreSettings, SweepSettings, WebhookSettings,
 };
 use crate::courier::{new_endpoint, new_secret};
 use crate::shutdown;
@@ -235,6 +235,8 @@ fn settings(folder: &Path, listen: SocketAddr) -> RunSettings {
             allow_private: vec![IpNet::from(IpAddr::from(Ipv4Addr::LOCALHOST))],
             allow_http: false,
         },
+        sweep: SweepSettings { recording_deadline: Duration::from_mins(30) },
+        livekit: LivekitSettings::default(),
     }
 }
 

@@ -170,8 +170,17 @@ impl TestStore {
         events: &[Value],
     ) -> Taken {
         let events: Vec<Prepared> = events.iter().map(prepared).collect();
+        self.take_prepared(desk, now, &events).await
+    }
+
+    pub(crate) async fn take_prepared(
+        &self,
+        desk: &TestDesk,
+        now: DateTime<Utc>,
+        events: &[Prepared],
+    ) -> Taken {
         let terms = terms(desk, now);
-        let mut taken = self.store.take(Batch { terms, events: &events }).await.unwrap();
+        let mut taken = self.store.take(Batch { terms, events }).await.unwrap();
         let unjoined: Unjoined = taken.unjoined.clone();
         let owed: Vec<Owed> = self.store.join_recordings(terms, &unjoined).await.unwrap();
         taken.owed.extend(owed);
@@ -182,7 +191,10 @@ impl TestStore {
 /// An event as intake prepares it.
 pub(crate) fn prepared(event: &Value) -> Prepared {
     let bytes = serde_json::to_vec(event).unwrap().into();
-    let event = RawEvent { bytes, source: Arc::from("test") };
+    prepared_raw(RawEvent { bytes, source: Arc::from("test") })
+}
+
+pub(crate) fn prepared_raw(event: RawEvent) -> Prepared {
     prepare(event, &PriceBook::builtin(), 4 << 20, noon())
 }
 
