@@ -7,6 +7,7 @@ mod error;
 mod events;
 mod fields;
 mod health;
+mod history;
 mod layers;
 mod recordings;
 mod serve;
@@ -44,6 +45,8 @@ pub struct ApiState {
     pub clock: Arc<dyn Clock>,
     /// Who may call.
     pub authenticator: Arc<Authenticator>,
+    /// Links to other parts of a list begin with this URL.
+    pub public_url: Arc<str>,
     /// Where recordings are.
     pub places: Arc<Places>,
     /// Opens and seals endpoints' secrets.
@@ -62,6 +65,7 @@ pub struct ApiState {
 pub fn router(state: ApiState) -> Router {
     let routes = Router::new()
         .merge(sessions())
+        .merge(usage())
         .merge(webhooks::routes())
         .merge(state.intake.clone().map(events).unwrap_or_default())
         .route("/recordings/{*path}", get(recordings::play))
@@ -78,6 +82,11 @@ fn sessions() -> Router<ApiState> {
     Router::new()
         .route("/api/billing/sessions/{session_id}/", show.clone())
         .route("/api/billing/sessions/{session_id}", show)
+}
+
+fn usage() -> Router<ApiState> {
+    let list = get(history::list);
+    Router::new().route("/api/billing/usage/", list.clone()).route("/api/billing/usage", list)
 }
 
 fn events(intake: Intake) -> Router<ApiState> {

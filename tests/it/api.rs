@@ -25,7 +25,7 @@ use crate::harness::service::keyring;
 use crate::harness::{TestStore, after, ended, fresh_id, noon, recording, sqlite, started};
 
 const JWT_SECRET: &str = "a secret that only the issuer and we know";
-const PUBLIC_URL: &str = "https://voice.example.com";
+pub(crate) const PUBLIC_URL: &str = "https://voice.example.com";
 
 pub(crate) struct HandClock(Mutex<DateTime<Utc>>);
 
@@ -108,6 +108,7 @@ impl Api {
             store: test.store.clone(),
             clock: clock.clone(),
             authenticator: Arc::new(Authenticator::new(Some(JWT_SECRET), None).unwrap()),
+            public_url: PUBLIC_URL.into(),
             places: Arc::new(places),
             keyring: keyring(),
             webhooks: Arc::new(Webhooks::new(

@@ -3,12 +3,14 @@
 
 mod amqp;
 mod api;
+mod api_history;
 mod api_webhooks;
 mod architecture;
 mod calls;
 mod cli;
 mod faults;
 mod harness;
+mod history;
 mod hostile;
 mod merge;
 mod migrations;
