@@ -14,8 +14,9 @@ use crate::clock::SystemClock;
 use crate::finalize::{Session, Totals};
 use crate::store::{
     ApiKey, AttemptResult, Batch, Cursor, Delivery, DeliveryFilter, DeliveryState, DeliveryStory,
-    DueEndpoint, Endpoint, EndpointHealth, Failure, FailureFilter, HistoryFilter, Next, Owed, Recorded,
-    Redelivery, RedeliveryRange, Slot, Store, StoreError, Taken, Terms, Unjoined, Verdict, Walked,
+    DueEndpoint, Endpoint, EndpointHealth, Failure, FailureFilter, HistoryFilter, Next, Owed,
+    Recorded, Redelivery, RedeliveryRange, Slot, Store, StoreError, Taken, Terms, Unjoined,
+    Verdict, Walked,
 };
 use crate::webhook::MessageId;
 

@@ -366,7 +366,10 @@ mod tests {
         fields.remove("transcript");
         let listed: serde_json::Value = serde_json::from_str(listed_data(&session).get()).unwrap();
         assert_eq!(listed, expected);
-        assert_eq!(listed["transcript_text"], "Assistant: Hi! User: no\nUser: I want to book a demo.");
+        assert_eq!(
+            listed["transcript_text"],
+            "Assistant: Hi! User: no\nUser: I want to book a demo."
+        );
     }
 
     #[test]

@@ -31,10 +31,10 @@ use super::transaction::{
     DeliveryToKeep, EgressKeys, FailureToKeep, Health, Rowwise, SessionKeys, Transaction,
 };
 use super::{
-    ApiKey, AttemptResult, Batch, Cause, Cursor, Delivery, DeliveryFilter, DeliveryState, DeliveryStory,
-    DueEndpoint, Endpoint, EndpointHealth, Failure, FailureFilter, HistoryFilter, Owed, Recorded, Redelivery,
-    RedeliveryRange, Slot, Store, StoreError, Taken, Terms, Unjoined, Walked, record, redelivery, sql,
-    take, within,
+    ApiKey, AttemptResult, Batch, Cause, Cursor, Delivery, DeliveryFilter, DeliveryState,
+    DeliveryStory, DueEndpoint, Endpoint, EndpointHealth, Failure, FailureFilter, HistoryFilter,
+    Owed, Recorded, Redelivery, RedeliveryRange, Slot, Store, StoreError, Taken, Terms, Unjoined,
+    Walked, record, redelivery, sql, take, within,
 };
 use crate::event::FailureCode;
 use crate::finalize::{JoinedBy, JoinedEgress, NewMessage, Session, Totals};
@@ -272,7 +272,11 @@ async fn connect(url: &str, statement_timeout: Duration) -> Result<PgPool, Store
         .map_err(|error| StoreError::Broken(error.into()))?
         .application_name("finalizer")
         // Every statement here is short: compiling one takes longer than running it.
-        .options([("synchronous_commit", "on"), ("statement_timeout", timeout_ms.as_str()), ("jit", "off")]);
+        .options([
+            ("synchronous_commit", "on"),
+            ("statement_timeout", timeout_ms.as_str()),
+            ("jit", "off"),
+        ]);
     require_primary(&options).await?;
     let pool = PgPoolOptions::new().max_connections(12).acquire_timeout(CONNECT_WITHIN);
     Ok(pool.connect_lazy_with(options))

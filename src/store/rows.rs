@@ -8,8 +8,9 @@ use uuid::Uuid;
 use super::redelivery::ToldMessage;
 use super::transaction::Health;
 use super::{
-    ApiKey, Attempt, Cursor, Delivery, DeliveryState, DueEndpoint, Endpoint, EndpointHealth, Failure, Owed,
-    Position, Redelivery, RedeliveryRange, RedeliveryState, Statuses, StoreError, Walked,
+    ApiKey, Attempt, Cursor, Delivery, DeliveryState, DueEndpoint, Endpoint, EndpointHealth,
+    Failure, Owed, Position, Redelivery, RedeliveryRange, RedeliveryState, Statuses, StoreError,
+    Walked,
 };
 use crate::event::{Digest, Egress, FailureCode, Rejection};
 use crate::finalize::{JoinedBy, JoinedEgress, RecordingState, RecordingStatus, Session, Totals};

@@ -22,7 +22,7 @@ use super::redelivery::ToldMessage;
 use super::rows::{
     ApiKeyRow, AttemptRow, DeliveryRow, DeliveryStoryRow, DueEndpointRow, EgressRow, EndpointRow,
     FailureRow, FinalizedRow, HealthRow, OwedRow, RawFailureRow, RedeliveryRow, SessionRow,
-    ToldMessageRow, TotalsRow, delivery_state, event_type_list, position, read_all, walked,
+    ToldMessageRow, TotalsRow, delivery_state, event_type_list, read_all, walked,
 };
 use super::shared::{COUNTED_AT_ONCE, number};
 use super::sql::{
@@ -33,10 +33,10 @@ use super::transaction::{
     DeliveryToKeep, EgressKeys, FailureToKeep, Health, Rowwise, SessionKeys, Transaction,
 };
 use super::{
-    ApiKey, AttemptResult, Batch, Cause, Cursor, Delivery, DeliveryFilter, DeliveryState, DeliveryStory,
-    DueEndpoint, Endpoint, EndpointHealth, Failure, FailureFilter, HistoryFilter, Owed, Recorded, Redelivery,
-    RedeliveryRange, Slot, Store, StoreError, Taken, Terms, Unjoined, Walked, record, redelivery, sql,
-    take, within,
+    ApiKey, AttemptResult, Batch, Cause, Cursor, Delivery, DeliveryFilter, DeliveryState,
+    DeliveryStory, DueEndpoint, Endpoint, EndpointHealth, Failure, FailureFilter, HistoryFilter,
+    Owed, Recorded, Redelivery, RedeliveryRange, Slot, Store, StoreError, Taken, Terms, Unjoined,
+    Walked, record, redelivery, sql, take, within,
 };
 use crate::event::FailureCode;
 use crate::finalize::{JoinedBy, JoinedEgress, NewMessage, Session, Totals};

@@ -93,8 +93,7 @@ async fn the_newest_session_comes_first_and_pages_neither_overlap_nor_leave_gaps
 }
 
 async fn a_history_has_what_it_is_asked_for_and_its_totals(test: TestStore) {
-    let [plain, tenant, character, other, early, in_progress] =
-        std::array::from_fn(|_| fresh_id());
+    let [plain, tenant, character, other, early, in_progress] = std::array::from_fn(|_| fresh_id());
     let with = |session_id, name: &str, value: Value| {
         let mut event = call_at(session_id, 100);
         event[name] = value;
@@ -167,7 +166,10 @@ async fn a_walk_has_every_finalized_session_once_in_order(test: TestStore) {
         let filter = HistoryFilter { owner: Some(owner), character_slug, ..Default::default() };
         ids(&test.store.finalized_after(&filter, Cursor::default(), 9).await.unwrap()).len()
     };
-    assert_eq!((of(7, "support-bot").await, of(7, "x").await, of(8, "support-bot").await), (5, 0, 0));
+    assert_eq!(
+        (of(7, "support-bot").await, of(7, "x").await, of(8, "support-bot").await),
+        (5, 0, 0)
+    );
 }
 
 async fn a_session_with_another_revision_comes_again(test: TestStore) {
@@ -249,11 +251,12 @@ async fn a_session_whose_transaction_stays_open_while_others_commit_is_not_skipp
         let is_readable = test.store.session(later).await.unwrap().is_some();
         assert!(is_readable && test.store.session(held).await.unwrap().is_none());
         let meanwhile = walk(&test, cursor, 10).await;
-        assert_eq!(ids(&meanwhile), [], "what was committed later must wait");
+        assert_eq!(ids(&meanwhile), [] as [Uuid; 0], "what was committed later must wait");
         blocking.rollback().await.unwrap();
         meanwhile.cursor
     };
-    let (_, cursor) = tokio::join!(test.take(&[ended(held)]), waiting);
+    let call = [ended(held)];
+    let (_, cursor) = tokio::join!(test.take(&call), waiting);
     assert_eq!(walk_until(&test, cursor, 2).await.0, [held, later]);
 }
 
@@ -281,5 +284,6 @@ async fn a_database_from_another_cluster_is_refused_until_it_is_migrated() {
     let (found, cursor) = walk_until(&test, end, 3).await;
     assert_eq!(found, [first, second, third], "a cursor of before begins anew");
     migrate(&test.url).await.unwrap();
-    assert_eq!(ids(&walk(&test, cursor, 10).await), [], "nothing was ahead: cursors stay good");
+    let nothing = ids(&walk(&test, cursor, 10).await);
+    assert_eq!(nothing, [] as [Uuid; 0], "nothing was ahead: cursors stay good");
 }
