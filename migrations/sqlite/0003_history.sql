@@ -5,10 +5,11 @@
 ALTER TABLE sessions ADD COLUMN finalized_sequence INTEGER NOT NULL DEFAULT 0;
 UPDATE sessions SET finalized_sequence = id WHERE finalized_at IS NOT NULL;
 
-CREATE INDEX sessions_finalized ON sessions (finalized_sequence, id) WHERE finalized_at IS NOT NULL;
-CREATE INDEX sessions_finalized_owner ON sessions (character_owner, finalized_sequence, id) WHERE finalized_at IS NOT NULL;
-
--- Pages are found and totals are computed in these alone.
+-- What is listed is found, and totals are computed, in these alone.
+CREATE INDEX sessions_finalized ON sessions (finalized_sequence, id,
+    session_id, tenant_id, character_slug, started_at, finalized_at) WHERE finalized_at IS NOT NULL;
+CREATE INDEX sessions_finalized_owner ON sessions (character_owner, finalized_sequence, id,
+    session_id, tenant_id, character_slug, started_at, finalized_at) WHERE finalized_at IS NOT NULL;
 CREATE INDEX sessions_history ON sessions (started_at, id,
     session_id, tenant_id, character_slug, llm_input_tokens, llm_output_tokens, stt_audio_ms, tts_characters, cost_micros);
 CREATE INDEX sessions_history_owner ON sessions (character_owner, started_at, id,

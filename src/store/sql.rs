@@ -185,8 +185,9 @@ macro_rules! finalized_after {
             session_columns!(),
             ", CAST(",
             $order,
-            " AS TEXT) AS position FROM sessions
-            WHERE finalized_at IS NOT NULL AND (",
+            " AS TEXT) AS position FROM (
+                SELECT session_id FROM sessions
+                WHERE finalized_at IS NOT NULL AND (",
             $order,
             ", id) > (",
             $after,
@@ -196,10 +197,14 @@ macro_rules! finalized_after {
             history_filter!(),
             $of,
             "
-            ORDER BY ",
+                ORDER BY ",
             $order,
             ", id
-            LIMIT $7"
+                LIMIT $7) AS part
+            JOIN sessions USING (session_id)
+            ORDER BY ",
+            $order,
+            ", id"
         )
     };
 }
