@@ -40,7 +40,7 @@ def fill(database, sessions):
     values = [COPY.get(name, f"one.{name}").format(sessions=sessions) for name in names]
     database.rows(
         f"INSERT INTO sessions ({', '.join(names)}) SELECT {', '.join(values)}"
-        f" FROM sessions AS one, generate_series(1, {sessions}) AS number")
+        f" FROM sessions AS one, generate_series(1, {sessions}::bigint) AS number")
     database.rows("VACUUM ANALYZE; CHECKPOINT")
 
 
