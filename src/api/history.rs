@@ -149,9 +149,9 @@ fn last_moment(value: &Value) -> Result<DateTime<Utc>, String> {
     Ok(start + length - TimeDelta::microseconds(1))
 }
 
-/// A date as RFC 3339 writes it, which has four digits for the year.
+/// A date as RFC 3339 writes it: four digits for the year, and no sign.
 fn date(value: &Value) -> Option<NaiveDate> {
-    let text = value.as_str().filter(|text| text.len() == 10)?;
+    let text = value.as_str().filter(|text| text.len() == 10 && !text.starts_with('+'))?;
     NaiveDate::parse_from_str(text, "%Y-%m-%d").ok()
 }
 
