@@ -7,6 +7,7 @@ mod error;
 mod events;
 mod fields;
 mod health;
+mod history;
 mod id;
 mod keys;
 mod layers;
@@ -53,6 +54,8 @@ pub struct ApiState {
     pub clock: Arc<dyn Clock>,
     /// Who may call.
     pub authenticator: Arc<Authenticator>,
+    /// Links to other parts of a list begin with this URL.
+    pub public_url: Arc<str>,
     /// Where recordings are.
     pub places: Arc<Places>,
     /// Opens and seals endpoints' secrets.
@@ -87,6 +90,7 @@ pub fn paths(state: &ApiState) -> Vec<String> {
 fn routes(state: &ApiState) -> Routes {
     Routes::default()
         .both("/api/billing/sessions/{session_id}/", get(sessions::show))
+        .both("/api/billing/usage/", get(history::list))
         .merge(keys::routes())
         .merge(webhooks::routes())
         .merge(state.intake.clone().map(events).unwrap_or_default())

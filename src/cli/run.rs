@@ -384,6 +384,7 @@ impl Parts<'_> {
             store: Arc::clone(&self.store),
             clock: self.clock.clone(),
             authenticator: Arc::new(authenticator),
+            public_url: self.public_url.as_str().into(),
             places: Arc::clone(&self.places),
             keyring: self.keyring.clone(),
             webhooks: Arc::new(Webhooks::new(

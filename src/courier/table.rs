@@ -11,12 +11,12 @@ use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
 use crate::clock::SystemClock;
-use crate::finalize::Session;
+use crate::finalize::{Session, Totals};
 use crate::store::{
-    ApiKey, ApiKeyChange, AttemptResult, AwaitedFile, Batch, Delivery, DeliveryFilter,
+    ApiKey, ApiKeyChange, AttemptResult, AwaitedFile, Batch, Cursor, Delivery, DeliveryFilter,
     DeliveryState, DeliveryStory, DueEndpoint, Endpoint, EndpointHealth, Expired, Failure,
-    FailureFilter, Next, Owed, Recorded, Redelivery, RedeliveryRange, Slot, Store, StoreError,
-    Taken, Terms, Unjoined, Verdict,
+    FailureFilter, HistoryFilter, Next, Owed, Recorded, Redelivery, RedeliveryRange, Slot, Store,
+    StoreError, Taken, Terms, Unjoined, Verdict, Walked,
 };
 use crate::webhook::MessageId;
 
@@ -305,6 +305,28 @@ impl Store for Table {
     }
 
     async fn session(&self, _session_id: Uuid) -> Result<Option<Session>, StoreError> {
+        unreachable!("the courier does not ask for this")
+    }
+
+    async fn history(
+        &self,
+        _filter: &HistoryFilter,
+        _limit: u32,
+        _offset: u64,
+    ) -> Result<Vec<Session>, StoreError> {
+        unreachable!("the courier does not ask for this")
+    }
+
+    async fn history_totals(&self, _filter: &HistoryFilter) -> Result<Totals, StoreError> {
+        unreachable!("the courier does not ask for this")
+    }
+
+    async fn finalized_after(
+        &self,
+        _filter: &HistoryFilter,
+        _cursor: Cursor,
+        _limit: u32,
+    ) -> Result<Walked, StoreError> {
         unreachable!("the courier does not ask for this")
     }
 

@@ -1,6 +1,7 @@
 //! The domain: what an event makes of a session. Pure: bytes, clocks and databases are elsewhere.
 
 mod cost;
+mod history;
 mod join;
 mod merge;
 mod recording;
@@ -12,6 +13,7 @@ mod transcript;
 mod usage;
 
 pub use cost::{Cost, PriceBook, PriceBookError};
+pub use history::{HistoryData, Totals};
 pub use join::{JoinedBy, JoinedEgress, recorded_span};
 pub use merge::{Change, NewDelivery, NewMessage, Outcome, Plan, Prepared, Snapshot, plan};
 pub use recording::{

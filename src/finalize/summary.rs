@@ -25,6 +25,14 @@ pub fn session_data(session: &Session, presigned_url: Option<&str>) -> Box<RawVa
     serde_json::value::to_raw_value(&data).expect("what is stored can be shown")
 }
 
+/// A session in a list: [`session_data`] with the transcript as text alone, and without the presigned
+/// URL, which is made for who reads one session.
+pub(super) fn listed_data(session: &Session) -> Box<RawValue> {
+    let text = text_of(session);
+    let data = Data { transcript: None, ..Data::new(session, None, Some(&text)) };
+    serde_json::value::to_raw_value(&data).expect("what is stored can be shown")
+}
+
 /// A `thin` body: `{type, timestamp, data}`. `egress_id` for recording messages.
 pub fn thin_payload(
     event_type: EventType,
@@ -83,6 +91,10 @@ impl Serialize for Second {
 #[derive(Clone, Copy, Serialize)]
 struct Presigned<'a>(Option<&'a str>);
 
+/// A transcript, or null.
+#[derive(Clone, Copy, Serialize)]
+struct Transcript<'a>(Option<&'a RawValue>);
+
 /// `data` as the API shows it, in this order.
 #[derive(Serialize)]
 struct Data<'a> {
@@ -112,7 +124,9 @@ struct Data<'a> {
     /// `None` leaves the key out.
     #[serde(skip_serializing_if = "Option::is_none")]
     recording_presigned_url: Option<Presigned<'a>>,
-    transcript: Option<&'a RawValue>,
+    /// `None` leaves the key out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    transcript: Option<Transcript<'a>>,
     transcript_text: Option<&'a str>,
     created_at: Second,
     revision: i32,
@@ -154,7 +168,7 @@ impl<'a> Data<'a> {
             recording_status: session.recording.status,
             recording_url: session.recording.url.as_deref(),
             recording_presigned_url,
-            transcript: text.map(|_| raw(&session.transcript)),
+            transcript: Some(Transcript(text.map(|_| raw(&session.transcript)))),
             transcript_text: text,
             created_at: Second(session.started_at),
             revision: session.revision,
@@ -340,6 +354,22 @@ mod tests {
             r#""recording_offset_seconds":null}"#,
         );
         assert_eq!(session_data(&session, None).get(), expected);
+    }
+
+    #[test]
+    fn a_listed_session_has_its_transcript_as_text_alone() {
+        let session = page_session();
+        let mut expected: serde_json::Value =
+            serde_json::from_str(session_data(&session, None).get()).unwrap();
+        let fields = expected.as_object_mut().unwrap();
+        fields.remove("recording_presigned_url");
+        fields.remove("transcript");
+        let listed: serde_json::Value = serde_json::from_str(listed_data(&session).get()).unwrap();
+        assert_eq!(listed, expected);
+        assert_eq!(
+            listed["transcript_text"],
+            "Assistant: Hi! User: no\nUser: I want to book a demo."
+        );
     }
 
     #[test]

@@ -5,6 +5,7 @@
 //! the caller; a method may run again after a lost answer without a second effect.
 
 mod delivery;
+mod history;
 mod open;
 pub mod postgres;
 mod record;
@@ -28,7 +29,7 @@ use sqlx::migrate::{Migration, MigrationType, Migrator};
 use uuid::Uuid;
 
 use crate::event::{FailureCode, Rejection};
-use crate::finalize::{Outcome, Prepared, Session};
+use crate::finalize::{Outcome, Prepared, Session, Totals};
 use crate::webhook::MessageId;
 
 pub use crate::webhook::Endpoint;
@@ -36,6 +37,7 @@ pub use delivery::{
     Attempt, AttemptResult, Cause, Delivery, DeliveryFilter, DeliveryState, DeliveryStory,
     DueEndpoint, EndpointHealth, Next, Owed, Recorded, Slot, Verdict,
 };
+pub use history::{Cursor, HistoryFilter, Walked};
 pub use open::{DatabaseUrl, OpenError, OpenMode, migrate, open};
 pub use record::BY_HAND;
 pub use recording::{AwaitedFile, Expired};
@@ -120,6 +122,27 @@ pub trait Store: Send + Sync + 'static {
 
     /// The session with this id.
     async fn session(&self, session_id: Uuid) -> Result<Option<Session>, StoreError>;
+
+    /// A part of the sessions, the newest first.
+    async fn history(
+        &self,
+        filter: &HistoryFilter,
+        limit: u32,
+        offset: u64,
+    ) -> Result<Vec<Session>, StoreError>;
+
+    /// What all these sessions come to.
+    async fn history_totals(&self, filter: &HistoryFilter) -> Result<Totals, StoreError>;
+
+    /// Finalized sessions in the order in which they became readable, from a cursor on. None is
+    /// ever left behind: what may still be overtaken by a transaction that began earlier waits for
+    /// it. One that gets another revision comes again.
+    async fn finalized_after(
+        &self,
+        filter: &HistoryFilter,
+        cursor: Cursor,
+        limit: u32,
+    ) -> Result<Walked, StoreError>;
 
     // ---- endpoints ----
 

@@ -19,29 +19,33 @@ use uuid::Uuid;
 use super::redelivery::ToldMessage;
 use super::rows::{
     ApiKeyRow, AttemptRow, AwaitedFileRow, DeliveryRow, DeliveryStoryRow, DueEndpointRow,
-    EgressRow, EndpointRow, FailureRow, HealthRow, OwedRow, RawFailureRow, RedeliveryRow,
-    SessionRow, ToldMessageRow, delivery_state, event_type_list, read_all,
+    EgressRow, EndpointRow, FailureRow, FinalizedRow, HealthRow, OwedRow, RawFailureRow,
+    RedeliveryRow, SessionRow, ToldMessageRow, TotalsRow, delivery_state, event_type_list,
+    position, read_all, walked,
 };
 use super::shared::{COUNTED_AT_ONCE, MOST_COUNTED, number};
 use super::sql::{
-    egress_columns, egress_upsert, endpoint_columns, session_columns, session_upsert,
+    egress_columns, egress_upsert, endpoint_columns, finalized_after, history_filter,
+    session_columns, session_upsert,
 };
 use super::transaction::{
     DeliveryToKeep, EgressKeys, FailureToKeep, Health, Rowwise, SessionKeys, Transaction,
 };
 use super::{
-    ApiKey, ApiKeyChange, AttemptResult, AwaitedFile, Batch, Cause, Delivery, DeliveryFilter,
-    DeliveryState, DeliveryStory, DueEndpoint, Endpoint, EndpointHealth, Expired, Failure,
-    FailureFilter, Owed, Recorded, Redelivery, RedeliveryRange, Slot, Store, StoreError, Taken,
-    Terms, Unjoined, record, recording, redelivery, sql, take, within,
+    ApiKey, ApiKeyChange, AttemptResult, AwaitedFile, Batch, Cause, Cursor, Delivery,
+    DeliveryFilter, DeliveryState, DeliveryStory, DueEndpoint, Endpoint, EndpointHealth, Expired,
+    Failure, FailureFilter, HistoryFilter, Owed, Recorded, Redelivery, RedeliveryRange, Slot,
+    Store, StoreError, Taken, Terms, Unjoined, Walked, record, recording, redelivery, sql, take,
+    within,
 };
 use crate::event::FailureCode;
-use crate::finalize::{JoinedBy, JoinedEgress, NewMessage, Session};
+use crate::finalize::{JoinedBy, JoinedEgress, NewMessage, Session, Totals};
 use crate::webhook::{MessageId, PayloadKind, RateLimit};
 
 const MIGRATIONS: &[super::MigrationFile] = &[
     (1, "initial", include_str!("../../migrations/postgres/0001_initial.sql")),
     (2, "webhooks", include_str!("../../migrations/postgres/0002_webhooks.sql")),
+    (3, "history", include_str!("../../migrations/postgres/0003_history.sql")),
     (4, "keys", include_str!("../../migrations/postgres/0004_keys.sql")),
     (5, "recordings", include_str!("../../migrations/postgres/0005_recordings.sql")),
 ];
@@ -132,8 +136,41 @@ const PUT_SESSIONS: &str = concat!(
         $24::text[], $25::int8[], $26::text[], $27::text[], $28::text[], $29::bool[],
         $30::text[], $31::text[], $32::bool[], $33::bool[], $34::text[], $35::text[],
         $36::int8[], $37::timestamptz[], $38::int4[], $39::int4[], $40::bytea[], $41::bytea[])",
-    session_upsert!()
+    session_upsert!("finalized_xid")
 );
+
+/// Below the oldest transaction that is still open nothing can be added any more: whatever commits
+/// late is at or above it.
+macro_rules! settled_after {
+    ($of:literal) => {
+        finalized_after!(
+            "finalized_xid",
+            "CAST($5 AS XID8)",
+            "finalized_xid < pg_snapshot_xmin(pg_current_snapshot())",
+            $of
+        )
+    };
+}
+
+const FINALIZED_AFTER: &str = settled_after!("");
+
+const FINALIZED_AFTER_OF: &str = settled_after!(" AND character_owner = $8");
+
+/// The epoch, and where no session can be yet.
+const HISTORY_END: &str = "SELECT history_epoch,
+        CAST(pg_snapshot_xmin(pg_current_snapshot()) AS TEXT) AS settled
+    FROM installation";
+
+/// What is committed is always behind the next transaction, unless another cluster counted it.
+const IS_AHEAD: &str = "SELECT finalized_xid >= pg_snapshot_xmax(pg_current_snapshot())
+    FROM sessions WHERE finalized_at IS NOT NULL
+    ORDER BY finalized_xid DESC, id DESC
+    LIMIT 1";
+
+const BRING_BACK: &str = "UPDATE sessions SET finalized_xid = pg_current_xact_id()
+    WHERE finalized_at IS NOT NULL AND finalized_xid >= pg_current_xact_id()";
+
+const BEGIN_EPOCH: &str = "UPDATE installation SET history_epoch = history_epoch + 1";
 
 const PUT_EGRESSES: &str = concat!(
     "INSERT INTO egresses (",
@@ -246,15 +283,19 @@ pub struct Postgres {
 /// How long a connection may take to come.
 const CONNECT_WITHIN: Duration = Duration::from_secs(5);
 
+/// For statements that take as long as the tables are.
+const NO_TIMEOUT: Duration = Duration::ZERO;
+
 /// Connects, and makes sure that what is committed here stays committed.
-async fn connect(url: &str, statement_timeout: &str) -> Result<PgPool, StoreError> {
+async fn connect(url: &str, statement_timeout: Duration) -> Result<PgPool, StoreError> {
+    let timeout_ms = statement_timeout.as_millis().to_string();
     let options = PgConnectOptions::from_str(url)
         .map_err(|error| StoreError::Broken(error.into()))?
         .application_name("finalizer")
         // Every statement here is short: compiling one takes longer than running it.
         .options([
             ("synchronous_commit", "on"),
-            ("statement_timeout", statement_timeout),
+            ("statement_timeout", timeout_ms.as_str()),
             ("jit", "off"),
         ]);
     require_primary(&options).await?;
@@ -304,8 +345,9 @@ fn unusable(options: &PgConnectOptions, error: sqlx::Error) -> StoreError {
 impl Postgres {
     /// Opens a database that is up to date.
     pub async fn open(url: &str) -> Result<Self, StoreError> {
-        let pool = connect(url, "10000").await?;
+        let pool = connect(url, super::DEADLINE).await?;
         require_migrated(&pool).await?;
+        require_own_cluster(&pool).await?;
         let installation =
             query_scalar(sql::INSTALLATION).fetch_one(&pool).await.map_err(failed)?;
         Ok(Self { writer: pool.clone(), readers: pool, installation })
@@ -313,12 +355,12 @@ impl Postgres {
 
     /// Brings a database up to date.
     pub async fn migrate(url: &str) -> Result<(), StoreError> {
-        // An index on a large table takes as long as it takes.
-        let pool = connect(url, "0").await?;
+        let pool = connect(url, NO_TIMEOUT).await?;
         super::migrator(MIGRATIONS)
             .run(&pool)
             .await
-            .map_err(|error| StoreError::Broken(error.into()))
+            .map_err(|error| StoreError::Broken(error.into()))?;
+        bring_back(&pool).await
     }
 
     async fn begin(&self) -> Result<sqlx::Transaction<'static, Db>, StoreError> {
@@ -345,6 +387,33 @@ impl Postgres {
             .await
             .map_err(failed)?;
         read_all(rows)
+    }
+
+    async fn walk(
+        &self,
+        filter: &HistoryFilter,
+        cursor: Cursor,
+        limit: u32,
+    ) -> Result<Walked, StoreError> {
+        // Asked first: what is brought back from another cluster in between bears the old epoch
+        // then, and is walked over again.
+        let (epoch, settled): (i32, String) =
+            query_as(HISTORY_END).fetch_one(&self.readers).await.map_err(failed)?;
+        let from = cursor.or_beginning(epoch, position(&settled)?);
+        let (start, end) = filter.range();
+        let mut asked = query_as(filter.owner.map_or(FINALIZED_AFTER, |_| FINALIZED_AFTER_OF))
+            .bind(start)
+            .bind(end)
+            .bind(&filter.tenant_id)
+            .bind(&filter.character_slug)
+            .bind(from.position.to_string())
+            .bind(from.id)
+            .bind(i64::from(limit));
+        if let Some(owner) = filter.owner {
+            asked = asked.bind(owner);
+        }
+        let rows: Vec<FinalizedRow> = asked.fetch_all(&self.readers).await.map_err(failed)?;
+        walked(rows, from)
     }
 
     async fn claim_due(
@@ -430,6 +499,29 @@ async fn require_migrated(pool: &PgPool) -> Result<(), StoreError> {
         Err(error) if code_of(&error).as_deref() == Some("42P01") => Err(unmigrated()),
         Err(error) => Err(failed(error)),
     }
+}
+
+/// Refuses a database that was restored from another cluster, whose transactions have other numbers:
+/// sessions that are finalized from now on would come before those that were.
+async fn require_own_cluster(pool: &PgPool) -> Result<(), StoreError> {
+    let is_ahead: Option<bool> =
+        query_scalar(IS_AHEAD).fetch_optional(pool).await.map_err(failed)?;
+    if is_ahead != Some(true) {
+        return Ok(());
+    }
+    Err(StoreError::Broken(anyhow::anyhow!(
+        "the PostgreSQL database was restored from another cluster; run `finalizer migrate`"
+    )))
+}
+
+/// Puts what another cluster counted before what this one will, and begins a new epoch.
+async fn bring_back(pool: &PgPool) -> Result<(), StoreError> {
+    let mut tx = pool.begin().await.map_err(failed)?;
+    let brought = query(BRING_BACK).execute(&mut *tx).await.map_err(failed)?;
+    if brought.rows_affected() > 0 {
+        query(BEGIN_EPOCH).execute(&mut *tx).await.map_err(failed)?;
+    }
+    tx.commit().await.map_err(failed)
 }
 
 fn unmigrated() -> StoreError {

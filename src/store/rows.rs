@@ -8,11 +8,12 @@ use uuid::Uuid;
 use super::redelivery::ToldMessage;
 use super::transaction::Health;
 use super::{
-    ApiKey, Attempt, AwaitedFile, Delivery, DeliveryState, DueEndpoint, Endpoint, EndpointHealth,
-    Failure, Owed, Position, Redelivery, RedeliveryRange, RedeliveryState, Statuses, StoreError,
+    ApiKey, Attempt, AwaitedFile, Cursor, Delivery, DeliveryState, DueEndpoint, Endpoint,
+    EndpointHealth, Failure, Owed, Position, Redelivery, RedeliveryRange, RedeliveryState,
+    Statuses, StoreError, Walked,
 };
 use crate::event::{Digest, Egress, FailureCode, Rejection};
-use crate::finalize::{JoinedBy, JoinedEgress, RecordingState, RecordingStatus, Session};
+use crate::finalize::{JoinedBy, JoinedEgress, RecordingState, RecordingStatus, Session, Totals};
 use crate::webhook::{EventType, Failing, MessageId, PayloadKind};
 
 /// A stored value that this release cannot read: a defect, or a newer release's writing.
@@ -136,6 +137,61 @@ impl TryFrom<SessionRow> for Session {
             digest: digest(&row.digest)?,
             superseded: row.superseded.chunks(32).map(digest).collect::<Result<_, _>>()?,
         })
+    }
+}
+
+/// A finalized session with its place in the order in which sessions became readable.
+pub(super) struct FinalizedRow {
+    session: SessionRow,
+    position: String,
+}
+
+impl<'r, R: Row> FromRow<'r, R> for FinalizedRow
+where
+    SessionRow: FromRow<'r, R>,
+    &'static str: ColumnIndex<R>,
+    String: Decode<'r, R::Database> + Type<R::Database>,
+{
+    fn from_row(row: &'r R) -> Result<Self, sqlx::Error> {
+        Ok(Self { session: SessionRow::from_row(row)?, position: row.try_get("position")? })
+    }
+}
+
+/// The sessions that were found, and how far the walk has come with them.
+pub(super) fn walked(rows: Vec<FinalizedRow>, from: Cursor) -> Result<Walked, StoreError> {
+    let mut walked = Walked { sessions: Vec::with_capacity(rows.len()), cursor: from };
+    for row in rows {
+        walked.cursor.position = position(&row.position)?;
+        walked.cursor.id = row.session.id;
+        walked.sessions.push(row.session.try_into()?);
+    }
+    Ok(walked)
+}
+
+/// A place in that order.
+pub(super) fn position(text: &str) -> Result<u64, StoreError> {
+    text.parse().map_err(|_| unreadable("place in the order of finalization", text))
+}
+
+row!(TotalsRow {
+    sessions: i64,
+    llm_input_tokens: i64,
+    llm_output_tokens: i64,
+    stt_audio_ms: i64,
+    tts_characters: i64,
+    cost_micros: i64,
+});
+
+impl From<TotalsRow> for Totals {
+    fn from(row: TotalsRow) -> Self {
+        Self {
+            sessions: row.sessions,
+            llm_input_tokens: row.llm_input_tokens,
+            llm_output_tokens: row.llm_output_tokens,
+            stt_audio_ms: row.stt_audio_ms,
+            tts_characters: row.tts_characters,
+            cost_micros: row.cost_micros,
+        }
     }
 }
 

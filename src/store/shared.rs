@@ -134,6 +134,60 @@ macro_rules! impl_store {
                 .await
             }
 
+            async fn history(
+                &self,
+                filter: &HistoryFilter,
+                limit: u32,
+                offset: u64,
+            ) -> Result<Vec<Session>, StoreError> {
+                within(async {
+                    let (start, end) = filter.range();
+                    let statement = filter.owner.map_or(sql::HISTORY, |_| sql::HISTORY_OF);
+                    let mut asked = query_as(statement)
+                        .bind(start)
+                        .bind(end)
+                        .bind(&filter.tenant_id)
+                        .bind(&filter.character_slug)
+                        .bind(i64::from(limit))
+                        .bind(i64::try_from(offset).unwrap_or(i64::MAX));
+                    if let Some(owner) = filter.owner {
+                        asked = asked.bind(owner);
+                    }
+                    let rows: Vec<SessionRow> =
+                        asked.fetch_all(&self.readers).await.map_err(failed)?;
+                    read_all(rows)
+                })
+                .await
+            }
+
+            async fn history_totals(&self, filter: &HistoryFilter) -> Result<Totals, StoreError> {
+                within(async {
+                    let (start, end) = filter.range();
+                    let statement =
+                        filter.owner.map_or(sql::HISTORY_TOTALS, |_| sql::HISTORY_TOTALS_OF);
+                    let mut asked = query_as(statement)
+                        .bind(start)
+                        .bind(end)
+                        .bind(&filter.tenant_id)
+                        .bind(&filter.character_slug);
+                    if let Some(owner) = filter.owner {
+                        asked = asked.bind(owner);
+                    }
+                    let row: TotalsRow = asked.fetch_one(&self.readers).await.map_err(failed)?;
+                    Ok(row.into())
+                })
+                .await
+            }
+
+            async fn finalized_after(
+                &self,
+                filter: &HistoryFilter,
+                cursor: Cursor,
+                limit: u32,
+            ) -> Result<Walked, StoreError> {
+                within(self.walk(filter, cursor, limit)).await
+            }
+
             async fn add_endpoint(&self, endpoint: &Endpoint) -> Result<(), StoreError> {
                 within(async {
                     query(sql::ADD_ENDPOINT)

@@ -15,9 +15,11 @@ macro_rules! session_columns {
 }
 
 /// Every column of a session but its keys takes the new value; a row that another worker made
-/// in the meantime has another `id` and stays as it is.
+/// in the meantime has another `id` and stays as it is. The given column says when the session was
+/// finalized in the order of all: a revision takes its place anew, any other change keeps it.
 macro_rules! session_upsert {
-    () => {
+    ($finalized_order:literal) => {
+        concat!(
         " ON CONFLICT (session_id) DO UPDATE SET
             tenant_id = excluded.tenant_id, character_slug = excluded.character_slug,
             character_owner = excluded.character_owner, \"user\" = excluded.\"user\",
@@ -40,8 +42,16 @@ macro_rules! session_upsert {
             recording_status = excluded.recording_status, recording_url = excluded.recording_url,
             recording_offset_ms = excluded.recording_offset_ms,
             finalized_at = excluded.finalized_at, revision = excluded.revision,
-            version = excluded.version, digest = excluded.digest, superseded = excluded.superseded
+            version = excluded.version, digest = excluded.digest, superseded = excluded.superseded,
+            ",
+            $finalized_order,
+            " = CASE WHEN excluded.revision <> sessions.revision THEN excluded.",
+            $finalized_order,
+            " ELSE sessions.",
+            $finalized_order,
+            " END
           WHERE sessions.id = excluded.id"
+        )
     };
 }
 
@@ -145,6 +155,92 @@ pub(super) const EXPIRE_EGRESSES: &str = concat!(
     RETURNING ",
     egress_columns!()
 );
+
+/// Which sessions a history is asked for, but whose: `$1` to `$4`.
+macro_rules! history_filter {
+    () => {
+        "started_at >= $1 AND started_at <= $2
+            AND ($3 IS NULL OR tenant_id = $3) AND ($4 IS NULL OR character_slug = $4)"
+    };
+}
+
+/// The page is found in an index that has all that is asked for; only its rows are read.
+macro_rules! history_page {
+    ($of:literal) => {
+        concat!(
+            "SELECT ",
+            session_columns!(),
+            " FROM (
+                SELECT session_id FROM sessions WHERE ",
+            history_filter!(),
+            $of,
+            "
+                ORDER BY started_at DESC, id DESC
+                LIMIT $5 OFFSET $6) AS page
+            JOIN sessions USING (session_id)
+            ORDER BY started_at DESC, id DESC"
+        )
+    };
+}
+
+macro_rules! history_totals {
+    ($of:literal) => {
+        concat!(
+            "SELECT COUNT(*) AS sessions,
+                COALESCE(CAST(SUM(llm_input_tokens) AS BIGINT), 0) AS llm_input_tokens,
+                COALESCE(CAST(SUM(llm_output_tokens) AS BIGINT), 0) AS llm_output_tokens,
+                COALESCE(CAST(SUM(stt_audio_ms) AS BIGINT), 0) AS stt_audio_ms,
+                COALESCE(CAST(SUM(tts_characters) AS BIGINT), 0) AS tts_characters,
+                COALESCE(CAST(SUM(cost_micros) AS BIGINT), 0) AS cost_micros
+            FROM sessions WHERE ",
+            history_filter!(),
+            $of
+        )
+    };
+}
+
+/// The next finalized sessions in the order of a column, and of `id`: those after `$5` and `$6`
+/// whose place is settled.
+macro_rules! finalized_after {
+    ($order:literal, $after:literal, $is_settled:literal, $of:literal) => {
+        concat!(
+            "SELECT ",
+            session_columns!(),
+            ", CAST(",
+            $order,
+            " AS TEXT) AS position FROM (
+                SELECT session_id FROM sessions
+                WHERE finalized_at IS NOT NULL AND (",
+            $order,
+            ", id) > (",
+            $after,
+            ", $6) AND ",
+            $is_settled,
+            " AND ",
+            history_filter!(),
+            $of,
+            "
+                ORDER BY ",
+            $order,
+            ", id
+                LIMIT $7) AS part
+            JOIN sessions USING (session_id)
+            ORDER BY ",
+            $order,
+            ", id"
+        )
+    };
+}
+
+pub(super) use {finalized_after, history_filter};
+
+pub(super) const HISTORY: &str = history_page!("");
+
+pub(super) const HISTORY_OF: &str = history_page!(" AND character_owner = $7");
+
+pub(super) const HISTORY_TOTALS: &str = history_totals!("");
+
+pub(super) const HISTORY_TOTALS_OF: &str = history_totals!(" AND character_owner = $5");
 
 pub(super) const ADD_ENDPOINT: &str = concat!(
     "INSERT INTO endpoints (",

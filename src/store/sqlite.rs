@@ -21,29 +21,33 @@ use uuid::Uuid;
 use super::redelivery::ToldMessage;
 use super::rows::{
     ApiKeyRow, AttemptRow, AwaitedFileRow, DeliveryRow, DeliveryStoryRow, DueEndpointRow,
-    EgressRow, EndpointRow, FailureRow, HealthRow, OwedRow, RawFailureRow, RedeliveryRow,
-    SessionRow, ToldMessageRow, delivery_state, event_type_list, read_all,
+    EgressRow, EndpointRow, FailureRow, FinalizedRow, HealthRow, OwedRow, RawFailureRow,
+    RedeliveryRow, SessionRow, ToldMessageRow, TotalsRow, delivery_state, event_type_list,
+    read_all, walked,
 };
 use super::shared::{COUNTED_AT_ONCE, MOST_COUNTED, number};
 use super::sql::{
-    egress_columns, egress_upsert, endpoint_columns, session_columns, session_upsert,
+    egress_columns, egress_upsert, endpoint_columns, finalized_after, history_filter,
+    session_columns, session_upsert,
 };
 use super::transaction::{
     DeliveryToKeep, EgressKeys, FailureToKeep, Health, Rowwise, SessionKeys, Transaction,
 };
 use super::{
-    ApiKey, ApiKeyChange, AttemptResult, AwaitedFile, Batch, Cause, Delivery, DeliveryFilter,
-    DeliveryState, DeliveryStory, DueEndpoint, Endpoint, EndpointHealth, Expired, Failure,
-    FailureFilter, Owed, Recorded, Redelivery, RedeliveryRange, Slot, Store, StoreError, Taken,
-    Terms, Unjoined, record, recording, redelivery, sql, take, within,
+    ApiKey, ApiKeyChange, AttemptResult, AwaitedFile, Batch, Cause, Cursor, Delivery,
+    DeliveryFilter, DeliveryState, DeliveryStory, DueEndpoint, Endpoint, EndpointHealth, Expired,
+    Failure, FailureFilter, HistoryFilter, Owed, Recorded, Redelivery, RedeliveryRange, Slot,
+    Store, StoreError, Taken, Terms, Unjoined, Walked, record, recording, redelivery, sql, take,
+    within,
 };
 use crate::event::FailureCode;
-use crate::finalize::{JoinedBy, JoinedEgress, NewMessage, Session};
+use crate::finalize::{JoinedBy, JoinedEgress, NewMessage, Session, Totals};
 use crate::webhook::{MessageId, PayloadKind, RateLimit};
 
 const MIGRATIONS: &[super::MigrationFile] = &[
     (1, "initial", include_str!("../../migrations/sqlite/0001_initial.sql")),
     (2, "webhooks", include_str!("../../migrations/sqlite/0002_webhooks.sql")),
+    (3, "history", include_str!("../../migrations/sqlite/0003_history.sql")),
     (4, "keys", include_str!("../../migrations/sqlite/0004_keys.sql")),
     (5, "recordings", include_str!("../../migrations/sqlite/0005_recordings.sql")),
 ];
@@ -125,11 +129,21 @@ const ENDPOINTS_OF: &str = concat!(
 const PUT_SESSION: &str = concat!(
     "INSERT INTO sessions (",
     session_columns!(),
-    ") VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18,
+    ", finalized_sequence) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18,
         $19, $20, $21, $22, $23, $24, $25, $26, $27, $28, $29, $30, $31, $32, $33, $34, $35, $36,
-        $37, $38, $39, $40, $41)",
-    session_upsert!()
+        $37, $38, $39, $40, $41,
+        (SELECT COALESCE(MAX(finalized_sequence), 0) + 1 FROM sessions
+         WHERE finalized_at IS NOT NULL))",
+    session_upsert!("finalized_sequence")
 );
+
+const FINALIZED_AFTER: &str = finalized_after!("finalized_sequence", "$5", "TRUE", "");
+
+const FINALIZED_AFTER_OF: &str =
+    finalized_after!("finalized_sequence", "$5", "TRUE", " AND character_owner = $8");
+
+const NEWEST: &str = "SELECT COALESCE(MAX(finalized_sequence), 0) FROM sessions
+    WHERE finalized_at IS NOT NULL";
 
 const PUT_EGRESS: &str = concat!(
     "INSERT INTO egresses (",
@@ -244,6 +258,30 @@ impl Sqlite {
             .await
             .map_err(failed)?;
         read_all(rows)
+    }
+
+    async fn walk(
+        &self,
+        filter: &HistoryFilter,
+        cursor: Cursor,
+        limit: u32,
+    ) -> Result<Walked, StoreError> {
+        let newest: i64 = query_scalar(NEWEST).fetch_one(&self.readers).await.map_err(failed)?;
+        let from = cursor.or_beginning(0, u64::try_from(newest).unwrap_or(0));
+        let (start, end) = filter.range();
+        let mut asked = query_as(filter.owner.map_or(FINALIZED_AFTER, |_| FINALIZED_AFTER_OF))
+            .bind(start)
+            .bind(end)
+            .bind(&filter.tenant_id)
+            .bind(&filter.character_slug)
+            .bind(i64::try_from(from.position).unwrap_or(i64::MAX))
+            .bind(from.id)
+            .bind(limit);
+        if let Some(owner) = filter.owner {
+            asked = asked.bind(owner);
+        }
+        let rows: Vec<FinalizedRow> = asked.fetch_all(&self.readers).await.map_err(failed)?;
+        walked(rows, from)
     }
 
     async fn claim_due(

@@ -29,7 +29,7 @@ use crate::harness::{TestStore, after, ended, fresh_id, noon, recording, sqlite,
 const JWT_SECRET: &str = "a secret that only the issuer and we know";
 pub(crate) const LIVEKIT_KEY: &str = "APIdevkey";
 pub(crate) const LIVEKIT_SECRET: &str = "a secret that only the LiveKit server and we know";
-const PUBLIC_URL: &str = "https://voice.example.com";
+pub(crate) const PUBLIC_URL: &str = "https://voice.example.com";
 
 pub(crate) struct HandClock(Mutex<DateTime<Utc>>);
 
@@ -116,6 +116,7 @@ impl Api {
             store: test.store.clone(),
             clock: clock.clone(),
             authenticator: Arc::clone(&authenticator),
+            public_url: PUBLIC_URL.into(),
             places: Arc::new(places),
             keyring: keyring(),
             webhooks: Arc::new(Webhooks::new(

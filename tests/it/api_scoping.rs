@@ -17,6 +17,8 @@ type Expected = [u16; 6];
 const OPEN: Expected = [200; 6];
 /// Nobody without a signature.
 const SIGNED: Expected = [403; 6];
+/// Nobody without a token that LiveKit's key signed.
+const LIVEKIT: Expected = [401; 6];
 /// Something that belongs to the owner.
 const OWNED: Expected = [401, 401, 401, 404, 200, 200];
 /// Everybody sees their own, staff all.
@@ -30,6 +32,7 @@ const STAFF: Expected = [401, 401, 401, 403, 403, 200];
 /// Without the slash at the end.
 const TABLE: &[(&str, &str, Expected)] = &[
     ("GET", "/api/billing/sessions/{session_id}", OWNED),
+    ("GET", "/api/billing/usage", LISTED),
     ("GET", "/api/auth/api-keys", LISTED),
     ("POST", "/api/auth/api-keys", MADE),
     ("PATCH", "/api/auth/api-keys/{id}", OWNED),
@@ -51,6 +54,7 @@ const TABLE: &[(&str, &str, Expected)] = &[
     ("GET", "/api/webhooks/redeliveries/{id}", OWNED),
     ("DELETE", "/api/webhooks/redeliveries/{id}", OWNED),
     ("POST", "/api/events", STAFF),
+    ("POST", "/api/livekit/webhook", LIVEKIT),
     ("GET", "/recordings/{*path}", SIGNED),
     ("GET", "/livez", OPEN),
     ("GET", "/readyz", OPEN),

@@ -3,6 +3,7 @@
 
 mod amqp;
 mod api;
+mod api_history;
 mod api_keys;
 mod api_livekit;
 mod api_scoping;
@@ -12,6 +13,7 @@ mod calls;
 mod cli;
 mod faults;
 mod harness;
+mod history;
 mod hostile;
 mod merge;
 mod migrations;

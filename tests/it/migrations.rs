@@ -1,12 +1,14 @@
 //! A database that an earlier release has filled is brought up to date with all that is in it.
 
-use finalizer::store::{DeliveryState, OpenMode, SharedStore, migrate, open};
+use finalizer::store::{
+    Cursor, DeliveryState, HistoryFilter, OpenMode, SharedStore, migrate, open,
+};
 use finalizer::webhook::{DEFAULT_TIMEOUT_SECONDS, Secret, SigningSecrets};
 use sqlx::migrate::{Migrate, Migration, MigrationType, Migrator};
 use sqlx::{Connection as _, SqlStr};
 use uuid::Uuid;
 
-use crate::harness::{after, empty_postgres};
+use crate::harness::{after, empty_postgres, until};
 
 const ENDPOINT: Uuid = Uuid::from_u128(1);
 const SESSION: Uuid = Uuid::from_u128(2);
@@ -23,8 +25,8 @@ async fn fill<C: Migrate>(connection: &mut C, statements: &'static str) {
     first(statements).run_direct(None, connection, false).await.unwrap();
 }
 
-/// An endpoint, a message, and a delivery that is due.
-const ROWS: [&str; 3] = [
+/// An endpoint, a message, a delivery that is due, and a finalized session.
+const ROWS: [&str; 4] = [
     "INSERT INTO endpoints (endpoint_id, event_types, payload, url, sealed_secret, created_at)
         VALUES ($1, 'session.finalized', 'thin', 'https://example.com/', $2, $3)",
     "INSERT INTO messages (message_id, type, session_id, thin, created_at)
@@ -32,12 +34,25 @@ const ROWS: [&str; 3] = [
     "INSERT INTO deliveries (delivery_id, message_id, endpoint_id, payload, state, is_retry,
             attempts, next_attempt_at, created_at)
         VALUES ($1, $2, $1, 'thin', 'pending', FALSE, 0, $3, $3)",
+    "INSERT INTO sessions (session_id, id, tenant_id, character_slug, character_owner, metadata,
+            started_at, duration_ms, turn_count, interruption_count, llm_input_tokens,
+            llm_output_tokens, stt_audio_ms, tts_characters, cost_micros, cost_breakdown, usage,
+            transcript, recording_expected, is_recording_found, is_recording_given_up,
+            recording_status, finalized_at, revision, version, digest, superseded)
+        VALUES ($1, 1, 'acme', 'support-bot', 7, '{}', $3, 0, 0, 0, 5, 0, 0, 0, 0, '{}', '{}',
+            '[]', FALSE, FALSE, FALSE, 'NONE', $3, 1, 1, $2, $2)",
 ];
 
 /// What the rows are bound to.
-fn values() -> [(Uuid, Vec<u8>); 3] {
+fn values() -> [(Uuid, Vec<u8>); 4] {
     let message_id = vec![7; 16];
-    [(ENDPOINT, SECRET.into()), (SESSION, message_id.clone()), (ENDPOINT, message_id)]
+    let digest = vec![7; 32];
+    [
+        (ENDPOINT, SECRET.into()),
+        (SESSION, message_id.clone()),
+        (ENDPOINT, message_id),
+        (SESSION, digest),
+    ]
 }
 
 async fn assert_up_to_date(store: SharedStore) {
@@ -51,6 +66,13 @@ async fn assert_up_to_date(store: SharedStore) {
     assert_eq!(store.due_endpoints(after(1)).await.unwrap().len(), 1);
     let delivery = store.deliveries_of(SESSION).await.unwrap().remove(0);
     assert_eq!((delivery.state, delivery.redelivered_after), (DeliveryState::Pending, None));
+    let all = HistoryFilter { owner: Some(7), ..HistoryFilter::default() };
+    assert_eq!(store.history_totals(&all).await.unwrap().llm_input_tokens, 5);
+    until("the walk has the session", async || {
+        let walked = store.finalized_after(&all, Cursor::default(), 10).await.unwrap();
+        walked.sessions.iter().any(|session| session.session_id == SESSION)
+    })
+    .await;
 }
 
 #[tokio::test]
