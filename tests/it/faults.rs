@@ -89,7 +89,7 @@ async fn a_commit_whose_answer_is_lost_is_told_once() {
         site.broker().queue(QUEUE).await.is_some_and(|(_, consumers)| consumers == 1)
     })
     .await;
-    database.lose_the_answer_to("COMMIT");
+    database.lose_the_answer_to_the_commit_of("INSERT INTO sessions");
     let session_id = fresh_id();
     site.broker().publish(&bytes_of(&[ended(session_id)])).await;
     until("it is told", async || !receiver.told().is_empty()).await;
@@ -106,7 +106,7 @@ async fn a_shutdown_waits_for_a_commit_under_way_and_leaves_nothing_in_its_hands
     let receiver = Receiver::start().await;
     site.subscribe(&receiver).await;
     let mut process = site.start().await;
-    database.hold("COMMIT");
+    database.hold_the_commit_of("INSERT INTO sessions");
     let session_id = fresh_id();
     site.broker().publish(&bytes_of(&[ended(session_id)])).await;
     until("the commit is under way", async || database.caught() == 1).await;

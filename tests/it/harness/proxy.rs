@@ -29,7 +29,7 @@ pub(crate) struct Proxy {
     _carrying: JoinSet<()>,
 }
 
-/// What happens to one request.
+/// What happens to one commit.
 #[derive(Debug, Clone, Copy)]
 enum Catch {
     /// It is done, and its connection breaks before the answer.
@@ -38,7 +38,8 @@ enum Catch {
     Hold,
 }
 
-/// The text of a request, and what happens to the next one with that text.
+/// The text of a statement, and what happens to the next commit of a transaction that has it: other
+/// transactions commit at any time.
 #[derive(Default)]
 struct Trap {
     set: Mutex<Option<(&'static str, Catch)>>,
@@ -79,35 +80,45 @@ impl Proxy {
         self.way.send_replace(Way::Hole);
     }
 
-    /// The next request with this text reaches the server, and is done there; its connection
-    /// breaks before the answer.
-    pub(crate) fn lose_the_answer_to(&self, request: &'static str) {
-        *self.trap.set.lock().unwrap() = Some((request, Catch::LoseAnswer));
+    /// The next commit of a transaction with this statement reaches the server, and is done there;
+    /// its connection breaks before the answer. The statement is one that its connection has not
+    /// prepared yet.
+    pub(crate) fn lose_the_answer_to_the_commit_of(&self, statement: &'static str) {
+        *self.trap.set.lock().unwrap() = Some((statement, Catch::LoseAnswer));
     }
 
-    /// The next request with this text does not reach the server until it is let go.
-    pub(crate) fn hold(&self, request: &'static str) {
-        *self.trap.set.lock().unwrap() = Some((request, Catch::Hold));
+    /// The next such commit does not reach the server until it is let go.
+    pub(crate) fn hold_the_commit_of(&self, statement: &'static str) {
+        *self.trap.set.lock().unwrap() = Some((statement, Catch::Hold));
     }
 
     pub(crate) fn let_go(&self) {
         self.trap.let_go.notify_one();
     }
 
-    /// How many requests have been caught.
+    /// How many commits have been caught.
     pub(crate) fn caught(&self) -> usize {
         self.trap.sprung.load(Ordering::SeqCst)
     }
 }
 
 impl Trap {
-    fn springs_on(&self, bytes: &[u8]) -> Option<Catch> {
-        let caught = self.set.lock().unwrap().take_if(|(request, _)| {
-            bytes.windows(request.len()).any(|window| window == request.as_bytes())
-        });
-        self.sprung.fetch_add(usize::from(caught.is_some()), Ordering::SeqCst);
-        caught.map(|(_, catch)| catch)
+    /// `has_statement`: whether the transaction that this connection is in has it.
+    fn springs_on(&self, bytes: &[u8], has_statement: &mut bool) -> Option<Catch> {
+        let mut set = self.set.lock().unwrap();
+        let (statement, catch) = (*set)?;
+        *has_statement |= contains(bytes, statement);
+        if !contains(bytes, "COMMIT") || !std::mem::take(has_statement) {
+            return None;
+        }
+        *set = None;
+        self.sprung.fetch_add(1, Ordering::SeqCst);
+        Some(catch)
     }
+}
+
+fn contains(bytes: &[u8], text: &str) -> bool {
+    bytes.windows(text.len()).any(|window| window == text.as_bytes())
 }
 
 /// Carries bytes both ways until either side ends or the way changes.
@@ -119,6 +130,7 @@ async fn carry(
 ) {
     let Ok(mut server) = TcpStream::connect(target).await else { return };
     let (mut asked, mut answered) = (vec![0; 1 << 16], vec![0; 1 << 16]);
+    let mut has_statement = false;
     loop {
         let present = *way.borrow_and_update();
         match present {
@@ -131,7 +143,7 @@ async fn carry(
             read = client.read(&mut asked) => {
                 let Ok(1..) = read else { return };
                 let bytes = &asked[..read.unwrap()];
-                let catch = trap.springs_on(bytes);
+                let catch = trap.springs_on(bytes, &mut has_statement);
                 if let Some(Catch::Hold) = catch {
                     trap.let_go.notified().await;
                 }
