@@ -18,7 +18,7 @@ use crate::store::{
 };
 use crate::webhook::MessageId;
 
-use super::output::OutputSettings;
+use super::output::{LimitSettings, OutputSettings};
 use super::{Stop, open, output};
 
 /// How often progress is looked at.
@@ -57,9 +57,8 @@ pub(super) struct ListDeliveries {
     /// Only older ones than this delivery
     #[arg(long, value_name = "DELIVERY")]
     before: Option<Uuid>,
-    /// At most so many
-    #[arg(long, value_name = "N", default_value_t = 50)]
-    limit: u32,
+    #[command(flatten)]
+    limit: LimitSettings,
     #[command(flatten)]
     store: StoreSettings,
     #[command(flatten)]
@@ -166,7 +165,7 @@ impl ListDeliveries {
             endpoint_id: self.endpoint,
             state: self.status,
             before: self.before,
-            limit: self.limit,
+            limit: self.limit.limit,
         };
         Ok(match (self.session, self.message) {
             (Some(session_id), _) => filter.apply(store.deliveries_of(session_id).await?),

@@ -8,7 +8,7 @@ use crate::config::StoreSettings;
 use crate::event::FailureCode;
 use crate::store::{Failure, FailureFilter};
 
-use super::output::OutputSettings;
+use super::output::{LimitSettings, OutputSettings};
 use super::{Stop, open, output};
 
 /// `finalizer failures …`
@@ -29,10 +29,8 @@ pub(super) struct ListFailures {
     /// Only failures about this session
     #[arg(long, value_name = "ID")]
     session: Option<Uuid>,
-    /// List at most so many
-    #[arg(long, value_name = "COUNT", default_value_t = 50)]
-    #[arg(value_parser = clap::value_parser!(u32).range(1..=10_000))]
-    limit: u32,
+    #[command(flatten)]
+    limit: LimitSettings,
     #[command(flatten)]
     store: StoreSettings,
     #[command(flatten)]
@@ -65,7 +63,8 @@ impl FailuresCommand {
 
 impl ListFailures {
     async fn perform(self) -> Result<(), Stop> {
-        let filter = FailureFilter { code: self.code, session_id: self.session, limit: self.limit };
+        let (session_id, limit) = (self.session, self.limit.limit);
+        let filter = FailureFilter { code: self.code, session_id, limit };
         let failures = open::store_to_read(&self.store).await?.failures(&filter).await?;
         let failures: Vec<Value> = failures.iter().map(shown).collect();
         self.output.list(

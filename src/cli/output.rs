@@ -9,6 +9,15 @@ use terminal_size::{Width, terminal_size_of};
 
 use super::Stop;
 
+/// How long a list may be.
+#[derive(Debug, Clone, Copy, clap::Args)]
+pub(super) struct LimitSettings {
+    /// List at most so many
+    #[arg(long, value_name = "COUNT", default_value_t = 50)]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub(super) limit: u32,
+}
+
 /// What a command prints its result as.
 #[derive(Debug, Clone, Copy, clap::Args)]
 pub(super) struct OutputSettings {

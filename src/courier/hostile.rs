@@ -249,6 +249,7 @@ impl Hostility {
             Reset => stream.set_zero_linger().unwrap(),
             Drip(drops) => {
                 for drop in drops.iter().cycle() {
+                    // The slowness is what is hostile.
                     tokio::time::sleep(Duration::from_millis(100)).await;
                     if stream.write_u8(*drop).await.is_err() {
                         return;

@@ -16,6 +16,7 @@ use crate::store::StoreError;
 
 /// A process that was not heard of for so long has lost what it held.
 const LIFE: Duration = Duration::from_secs(10);
+/// One renewal may fail, and the next, before the life is over.
 const RENEW_EVERY: Duration = Duration::from_secs(3);
 
 /// Says again and again that this process is alive.

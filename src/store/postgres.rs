@@ -379,14 +379,14 @@ impl Postgres {
     }
 
     async fn unjoined(&self, which: &Unjoined) -> Result<Vec<JoinedEgress>, StoreError> {
-        let rows: Vec<EgressRow> = query_as(UNJOINED_EGRESSES)
-            .bind(&which.egresses)
-            .bind(&which.sessions)
-            .bind(which.is_everything)
-            .fetch_all(&self.readers)
-            .await
-            .map_err(failed)?;
-        read_all(rows)
+        all::<EgressRow, _>(
+            query_as(UNJOINED_EGRESSES)
+                .bind(&which.egresses)
+                .bind(&which.sessions)
+                .bind(which.is_everything),
+            &self.readers,
+        )
+        .await
     }
 
     async fn walk(
@@ -579,21 +579,19 @@ impl Transaction for Writing {
     }
 
     async fn egresses(&mut self, keys: &EgressKeys) -> Result<Vec<JoinedEgress>, StoreError> {
-        let rows: Vec<EgressRow> = query_as(EGRESSES_BY_KEYS)
-            .bind(keys.ids.iter().map(String::as_str).collect::<Vec<_>>())
-            .bind(keys.sessions.iter().copied().collect::<Vec<_>>())
-            .bind(keys.room_ids.iter().map(String::as_str).collect::<Vec<_>>())
-            .bind(keys.room_names.iter().map(String::as_str).collect::<Vec<_>>())
-            .fetch_all(&mut *self.0)
-            .await
-            .map_err(failed)?;
-        read_all(rows)
+        all::<EgressRow, _>(
+            query_as(EGRESSES_BY_KEYS)
+                .bind(keys.ids.iter().map(String::as_str).collect::<Vec<_>>())
+                .bind(keys.sessions.iter().copied().collect::<Vec<_>>())
+                .bind(keys.room_ids.iter().map(String::as_str).collect::<Vec<_>>())
+                .bind(keys.room_names.iter().map(String::as_str).collect::<Vec<_>>()),
+            &mut *self.0,
+        )
+        .await
     }
 
     async fn endpoints(&mut self, owners: &[i64]) -> Result<Vec<Endpoint>, StoreError> {
-        let rows: Vec<EndpointRow> =
-            query_as(ENDPOINTS_OF).bind(owners).fetch_all(&mut *self.0).await.map_err(failed)?;
-        read_all(rows)
+        all::<EndpointRow, _>(query_as(ENDPOINTS_OF).bind(owners), &mut *self.0).await
     }
 
     async fn numbers(&mut self, count: usize) -> Result<Vec<i64>, StoreError> {

@@ -51,16 +51,10 @@ macro_rules! impl_store {
                 leased_until: DateTime<Utc>,
                 limit: u32,
             ) -> Result<Vec<AwaitedFile>, StoreError> {
-                within(async {
-                    let rows: Vec<AwaitedFileRow> = query_as(AWAITED_FILES)
-                        .bind(now)
-                        .bind(leased_until)
-                        .bind(i64::from(limit))
-                        .fetch_all(&self.writer)
-                        .await
-                        .map_err(failed)?;
-                    read_all(rows)
-                })
+                within(all::<AwaitedFileRow, _>(
+                    query_as(AWAITED_FILES).bind(now).bind(leased_until).bind(i64::from(limit)),
+                    &self.writer,
+                ))
                 .await
             }
 
@@ -123,15 +117,8 @@ macro_rules! impl_store {
             }
 
             async fn session(&self, session_id: Uuid) -> Result<Option<Session>, StoreError> {
-                within(async {
-                    let row: Option<SessionRow> = query_as(sql::SESSION)
-                        .bind(session_id)
-                        .fetch_optional(&self.readers)
-                        .await
-                        .map_err(failed)?;
-                    row.map(Session::try_from).transpose()
-                })
-                .await
+                within(one::<SessionRow, _>(query_as(sql::SESSION).bind(session_id), &self.readers))
+                    .await
             }
 
             async fn history(
@@ -153,9 +140,7 @@ macro_rules! impl_store {
                     if let Some(owner) = filter.owner {
                         asked = asked.bind(owner);
                     }
-                    let rows: Vec<SessionRow> =
-                        asked.fetch_all(&self.readers).await.map_err(failed)?;
-                    read_all(rows)
+                    all::<SessionRow, _>(asked, &self.readers).await
                 })
                 .await
             }
@@ -215,26 +200,15 @@ macro_rules! impl_store {
             }
 
             async fn endpoints(&self, owner: Option<i64>) -> Result<Vec<Endpoint>, StoreError> {
-                within(async {
-                    let rows: Vec<EndpointRow> = query_as(sql::ENDPOINTS)
-                        .bind(owner)
-                        .fetch_all(&self.readers)
-                        .await
-                        .map_err(failed)?;
-                    read_all(rows)
-                })
-                .await
+                within(all::<EndpointRow, _>(query_as(sql::ENDPOINTS).bind(owner), &self.readers))
+                    .await
             }
 
             async fn endpoint(&self, endpoint_id: Uuid) -> Result<Option<Endpoint>, StoreError> {
-                within(async {
-                    let row: Option<EndpointRow> = query_as(sql::ENDPOINT)
-                        .bind(endpoint_id)
-                        .fetch_optional(&self.readers)
-                        .await
-                        .map_err(failed)?;
-                    row.map(Endpoint::try_from).transpose()
-                })
+                within(one::<EndpointRow, _>(
+                    query_as(sql::ENDPOINT).bind(endpoint_id),
+                    &self.readers,
+                ))
                 .await
             }
 
@@ -337,15 +311,7 @@ macro_rules! impl_store {
                 &self,
                 now: DateTime<Utc>,
             ) -> Result<Vec<EndpointHealth>, StoreError> {
-                within(async {
-                    let rows: Vec<HealthRow> = query_as(sql::UNWELL)
-                        .bind(now)
-                        .fetch_all(&self.readers)
-                        .await
-                        .map_err(failed)?;
-                    read_all(rows)
-                })
-                .await
+                within(all::<HealthRow, _>(query_as(sql::UNWELL).bind(now), &self.readers)).await
             }
 
             async fn enter(
@@ -413,14 +379,10 @@ macro_rules! impl_store {
                 &self,
                 now: DateTime<Utc>,
             ) -> Result<Vec<DueEndpoint>, StoreError> {
-                within(async {
-                    let rows: Vec<DueEndpointRow> = query_as(sql::DUE_ENDPOINTS)
-                        .bind(now)
-                        .fetch_all(&self.readers)
-                        .await
-                        .map_err(failed)?;
-                    read_all(rows)
-                })
+                within(all::<DueEndpointRow, _>(
+                    query_as(sql::DUE_ENDPOINTS).bind(now),
+                    &self.readers,
+                ))
                 .await
             }
 
@@ -463,14 +425,10 @@ macro_rules! impl_store {
             }
 
             async fn deliveries_of(&self, session_id: Uuid) -> Result<Vec<Delivery>, StoreError> {
-                within(async {
-                    let rows: Vec<DeliveryRow> = query_as(sql::DELIVERIES_OF)
-                        .bind(session_id)
-                        .fetch_all(&self.readers)
-                        .await
-                        .map_err(failed)?;
-                    read_all(rows)
-                })
+                within(all::<DeliveryRow, _>(
+                    query_as(sql::DELIVERIES_OF).bind(session_id),
+                    &self.readers,
+                ))
                 .await
             }
 
@@ -486,9 +444,7 @@ macro_rules! impl_store {
                     if let Some(endpoint_id) = filter.endpoint_id {
                         asked = asked.bind(endpoint_id);
                     }
-                    let rows: Vec<DeliveryRow> =
-                        asked.fetch_all(&self.readers).await.map_err(failed)?;
-                    read_all(rows)
+                    all::<DeliveryRow, _>(asked, &self.readers).await
                 })
                 .await
             }
@@ -497,14 +453,10 @@ macro_rules! impl_store {
                 &self,
                 message_id: MessageId,
             ) -> Result<Vec<Delivery>, StoreError> {
-                within(async {
-                    let rows: Vec<DeliveryRow> = query_as(sql::DELIVERIES_OF_MESSAGE)
-                        .bind(&message_id.0[..])
-                        .fetch_all(&self.readers)
-                        .await
-                        .map_err(failed)?;
-                    read_all(rows)
-                })
+                within(all::<DeliveryRow, _>(
+                    query_as(sql::DELIVERIES_OF_MESSAGE).bind(&message_id.0[..]),
+                    &self.readers,
+                ))
                 .await
             }
 
@@ -627,14 +579,10 @@ macro_rules! impl_store {
                 &self,
                 endpoint_id: Option<Uuid>,
             ) -> Result<Vec<Redelivery>, StoreError> {
-                within(async {
-                    let rows: Vec<RedeliveryRow> = query_as(sql::REDELIVERIES)
-                        .bind(endpoint_id)
-                        .fetch_all(&self.readers)
-                        .await
-                        .map_err(failed)?;
-                    read_all(rows)
-                })
+                within(all::<RedeliveryRow, _>(
+                    query_as(sql::REDELIVERIES).bind(endpoint_id),
+                    &self.readers,
+                ))
                 .await
             }
 
@@ -642,14 +590,10 @@ macro_rules! impl_store {
                 &self,
                 redelivery_id: Uuid,
             ) -> Result<Option<Redelivery>, StoreError> {
-                within(async {
-                    let row: Option<RedeliveryRow> = query_as(sql::REDELIVERY)
-                        .bind(redelivery_id)
-                        .fetch_optional(&self.readers)
-                        .await
-                        .map_err(failed)?;
-                    row.map(Redelivery::try_from).transpose()
-                })
+                within(one::<RedeliveryRow, _>(
+                    query_as(sql::REDELIVERY).bind(redelivery_id),
+                    &self.readers,
+                ))
                 .await
             }
 
@@ -709,16 +653,13 @@ macro_rules! impl_store {
             }
 
             async fn failures(&self, filter: &FailureFilter) -> Result<Vec<Failure>, StoreError> {
-                within(async {
-                    let rows: Vec<FailureRow> = query_as(sql::FAILURES)
+                within(all::<FailureRow, _>(
+                    query_as(sql::FAILURES)
                         .bind(filter.code.map(FailureCode::as_str))
                         .bind(filter.session_id)
-                        .bind(i64::from(filter.limit))
-                        .fetch_all(&self.readers)
-                        .await
-                        .map_err(failed)?;
-                    read_all(rows)
-                })
+                        .bind(i64::from(filter.limit)),
+                    &self.readers,
+                ))
                 .await
             }
 
@@ -758,27 +699,12 @@ macro_rules! impl_store {
             }
 
             async fn api_key(&self, hash: &[u8; 32]) -> Result<Option<ApiKey>, StoreError> {
-                within(async {
-                    let row: Option<ApiKeyRow> = query_as(sql::API_KEY)
-                        .bind(&hash[..])
-                        .fetch_optional(&self.readers)
-                        .await
-                        .map_err(failed)?;
-                    row.map(ApiKey::try_from).transpose()
-                })
-                .await
+                within(one::<ApiKeyRow, _>(query_as(sql::API_KEY).bind(&hash[..]), &self.readers))
+                    .await
             }
 
             async fn api_keys(&self, user: Option<i64>) -> Result<Vec<ApiKey>, StoreError> {
-                within(async {
-                    let rows: Vec<ApiKeyRow> = query_as(sql::API_KEYS)
-                        .bind(user)
-                        .fetch_all(&self.readers)
-                        .await
-                        .map_err(failed)?;
-                    read_all(rows)
-                })
-                .await
+                within(all::<ApiKeyRow, _>(query_as(sql::API_KEYS).bind(user), &self.readers)).await
             }
 
             async fn change_api_key(
@@ -787,17 +713,14 @@ macro_rules! impl_store {
                 user: Option<i64>,
                 change: &ApiKeyChange,
             ) -> Result<Option<ApiKey>, StoreError> {
-                within(async {
-                    let row: Option<ApiKeyRow> = query_as(sql::CHANGE_API_KEY)
+                within(one::<ApiKeyRow, _>(
+                    query_as(sql::CHANGE_API_KEY)
                         .bind(key_id)
                         .bind(user)
                         .bind(&change.name)
-                        .bind(change.is_active)
-                        .fetch_optional(&self.writer)
-                        .await
-                        .map_err(failed)?;
-                    row.map(ApiKey::try_from).transpose()
-                })
+                        .bind(change.is_active),
+                    &self.writer,
+                ))
                 .await
             }
 
@@ -806,15 +729,10 @@ macro_rules! impl_store {
                 key_id: Uuid,
                 user: Option<i64>,
             ) -> Result<Option<ApiKey>, StoreError> {
-                within(async {
-                    let row: Option<ApiKeyRow> = query_as(sql::DELETE_API_KEY)
-                        .bind(key_id)
-                        .bind(user)
-                        .fetch_optional(&self.writer)
-                        .await
-                        .map_err(failed)?;
-                    row.map(ApiKey::try_from).transpose()
-                })
+                within(one::<ApiKeyRow, _>(
+                    query_as(sql::DELETE_API_KEY).bind(key_id).bind(user),
+                    &self.writer,
+                ))
                 .await
             }
 
@@ -842,6 +760,33 @@ macro_rules! impl_store {
         }
 
         super::shared::impl_rowwise!();
+
+        /// A statement with its arguments, answered by rows of one kind.
+        type Question<'q, R> = sqlx::query::QueryAs<'q, Db, R, <Db as sqlx::Database>::Arguments>;
+
+        /// What all its rows mean.
+        async fn all<'c, R, T>(
+            question: Question<'_, R>,
+            on: impl sqlx::Executor<'c, Database = Db>,
+        ) -> Result<Vec<T>, StoreError>
+        where
+            R: for<'r> sqlx::FromRow<'r, <Db as sqlx::Database>::Row> + Send + Unpin,
+            T: TryFrom<R, Error = StoreError>,
+        {
+            read_all(question.fetch_all(on).await.map_err(failed)?)
+        }
+
+        /// What its row means, if there is one.
+        async fn one<'c, R, T>(
+            question: Question<'_, R>,
+            on: impl sqlx::Executor<'c, Database = Db>,
+        ) -> Result<Option<T>, StoreError>
+        where
+            R: for<'r> sqlx::FromRow<'r, <Db as sqlx::Database>::Row> + Send + Unpin,
+            T: TryFrom<R, Error = StoreError>,
+        {
+            question.fetch_optional(on).await.map_err(failed)?.map(T::try_from).transpose()
+        }
     };
 }
 
@@ -904,24 +849,14 @@ macro_rules! impl_rowwise {
             }
 
             async fn session(&mut self, session_id: Uuid) -> Result<Option<Session>, StoreError> {
-                let row: Option<SessionRow> = query_as(sql::SESSION)
-                    .bind(session_id)
-                    .fetch_optional(&mut *self.0)
-                    .await
-                    .map_err(failed)?;
-                row.map(Session::try_from).transpose()
+                one::<SessionRow, _>(query_as(sql::SESSION).bind(session_id), &mut *self.0).await
             }
 
             async fn endpoint(
                 &mut self,
                 endpoint_id: Uuid,
             ) -> Result<Option<Endpoint>, StoreError> {
-                let row: Option<EndpointRow> = query_as(sql::ENDPOINT)
-                    .bind(endpoint_id)
-                    .fetch_optional(&mut *self.0)
-                    .await
-                    .map_err(failed)?;
-                row.map(Endpoint::try_from).transpose()
+                one::<EndpointRow, _>(query_as(sql::ENDPOINT).bind(endpoint_id), &mut *self.0).await
             }
 
             async fn disable(
@@ -930,14 +865,11 @@ macro_rules! impl_rowwise {
                 reason: &str,
                 now: DateTime<Utc>,
             ) -> Result<Option<Endpoint>, StoreError> {
-                let row: Option<EndpointRow> = query_as(sql::DISABLE_ENDPOINT)
-                    .bind(endpoint_id)
-                    .bind(now)
-                    .bind(reason)
-                    .fetch_optional(&mut *self.0)
-                    .await
-                    .map_err(failed)?;
-                row.map(Endpoint::try_from).transpose()
+                one::<EndpointRow, _>(
+                    query_as(sql::DISABLE_ENDPOINT).bind(endpoint_id).bind(now).bind(reason),
+                    &mut *self.0,
+                )
+                .await
             }
 
             async fn forget_failing(&mut self, endpoint_id: Uuid) -> Result<(), StoreError> {
@@ -982,13 +914,11 @@ macro_rules! impl_rowwise {
                 &mut self,
                 now: DateTime<Utc>,
             ) -> Result<Option<Redelivery>, StoreError> {
-                let row: Option<RedeliveryRow> = query_as(sql::TAKE_REDELIVERY)
-                    .bind(now)
-                    .bind(now + redelivery::AFTER_FAILURE)
-                    .fetch_optional(&mut *self.0)
-                    .await
-                    .map_err(failed)?;
-                row.map(Redelivery::try_from).transpose()
+                one::<RedeliveryRow, _>(
+                    query_as(sql::TAKE_REDELIVERY).bind(now).bind(now + redelivery::AFTER_FAILURE),
+                    &mut *self.0,
+                )
+                .await
             }
 
             async fn put_redelivery(&mut self, job: &Redelivery) -> Result<(), StoreError> {
@@ -1050,17 +980,17 @@ macro_rules! impl_rowwise {
                 until: DateTime<Utc>,
                 limit: u32,
             ) -> Result<Vec<ToldMessage>, StoreError> {
-                let rows: Vec<ToldMessageRow> = query_as(sql::MESSAGES_TOLD)
-                    .bind(after.0)
-                    .bind(&after.1)
-                    .bind(until)
-                    .bind(i64::from(limit))
-                    .bind(endpoint.endpoint_id)
-                    .bind(endpoint.payload.as_str())
-                    .fetch_all(&mut *self.0)
-                    .await
-                    .map_err(failed)?;
-                read_all(rows)
+                all::<ToldMessageRow, _>(
+                    query_as(sql::MESSAGES_TOLD)
+                        .bind(after.0)
+                        .bind(&after.1)
+                        .bind(until)
+                        .bind(i64::from(limit))
+                        .bind(endpoint.endpoint_id)
+                        .bind(endpoint.payload.as_str()),
+                    &mut *self.0,
+                )
+                .await
             }
 
             async fn put_body(

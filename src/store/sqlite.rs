@@ -250,14 +250,14 @@ impl Sqlite {
     }
 
     async fn unjoined(&self, which: &Unjoined) -> Result<Vec<JoinedEgress>, StoreError> {
-        let rows: Vec<EgressRow> = query_as(UNJOINED_EGRESSES)
-            .bind(texts_json(&which.egresses))
-            .bind(ids_json(&which.sessions))
-            .bind(which.is_everything)
-            .fetch_all(&self.readers)
-            .await
-            .map_err(failed)?;
-        read_all(rows)
+        all::<EgressRow, _>(
+            query_as(UNJOINED_EGRESSES)
+                .bind(texts_json(&which.egresses))
+                .bind(ids_json(&which.sessions))
+                .bind(which.is_everything),
+            &self.readers,
+        )
+        .await
     }
 
     async fn walk(
@@ -424,24 +424,23 @@ impl Transaction for Writing {
     }
 
     async fn egresses(&mut self, keys: &EgressKeys) -> Result<Vec<JoinedEgress>, StoreError> {
-        let rows: Vec<EgressRow> = query_as(EGRESSES_BY_KEYS)
-            .bind(texts_json(&keys.ids))
-            .bind(ids_json(&keys.sessions))
-            .bind(texts_json(&keys.room_ids))
-            .bind(texts_json(&keys.room_names))
-            .fetch_all(&mut *self.0)
-            .await
-            .map_err(failed)?;
-        read_all(rows)
+        all::<EgressRow, _>(
+            query_as(EGRESSES_BY_KEYS)
+                .bind(texts_json(&keys.ids))
+                .bind(ids_json(&keys.sessions))
+                .bind(texts_json(&keys.room_ids))
+                .bind(texts_json(&keys.room_names)),
+            &mut *self.0,
+        )
+        .await
     }
 
     async fn endpoints(&mut self, owners: &[i64]) -> Result<Vec<Endpoint>, StoreError> {
-        let rows: Vec<EndpointRow> = query_as(ENDPOINTS_OF)
-            .bind(serde_json::to_string(owners).expect("numbers are JSON"))
-            .fetch_all(&mut *self.0)
-            .await
-            .map_err(failed)?;
-        read_all(rows)
+        all::<EndpointRow, _>(
+            query_as(ENDPOINTS_OF).bind(serde_json::to_string(owners).expect("numbers are JSON")),
+            &mut *self.0,
+        )
+        .await
     }
 
     async fn numbers(&mut self, count: usize) -> Result<Vec<i64>, StoreError> {

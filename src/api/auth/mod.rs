@@ -11,6 +11,7 @@ use http::{HeaderMap, header};
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
+pub(super) use jwt::unix_seconds;
 pub use jwt::{Authenticator, KeyError};
 
 use super::ApiState;

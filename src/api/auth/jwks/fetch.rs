@@ -3,14 +3,12 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{ACCEPT, CONNECTION, HOST, USER_AGENT};
+use http::header::{ACCEPT, USER_AGENT};
 use http::{Request, StatusCode, Uri};
 use http_body_util::{BodyExt as _, Empty, Limited};
-use hyper::client::conn::http1;
-use hyper_util::rt::TokioIo;
-use rustls::pki_types::ServerName;
-use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpStream;
+use hyper_rustls::HttpsConnectorBuilder;
+use hyper_util::client::legacy::Client;
+use hyper_util::rt::TokioExecutor;
 use url::{Host, Url};
 
 use super::FetchError;
@@ -52,52 +50,32 @@ impl Source {
     }
 
     async fn get(&self) -> Result<Bytes, FetchError> {
-        // A URL with the scheme http or https has both.
-        let host = self.url.host_str().unwrap_or_default();
-        let host = host.trim_start_matches('[').trim_end_matches(']');
-        let port = self.url.port_or_known_default().unwrap_or_default();
-        let stream = TcpStream::connect((host, port)).await.map_err(FetchError::Connect)?;
-        if self.url.scheme() == "http" {
-            return self.ask(stream).await;
-        }
-        let name = ServerName::try_from(host.to_owned())
-            .map_err(|error| FetchError::Connect(std::io::Error::other(error)))?;
-        let stream = tls(Vec::new()).connect(name, stream).await.map_err(FetchError::Connect)?;
-        self.ask(stream).await
-    }
-
-    async fn ask(
-        &self,
-        stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
-    ) -> Result<Bytes, FetchError> {
-        let failed = |error: hyper::Error| FetchError::Answer(error.into());
-        let (mut sender, connection) =
-            http1::handshake(TokioIo::new(stream)).await.map_err(failed)?;
-        let asking = async {
-            let response = sender.send_request(self.request()).await.map_err(failed)?;
-            if response.status() != StatusCode::OK {
-                return Err(FetchError::Status(response.status()));
+        let connector = HttpsConnectorBuilder::new()
+            .with_tls_config(tls(Vec::new()).config().as_ref().clone())
+            .https_or_http()
+            .enable_http1()
+            .build();
+        let client = Client::builder(TokioExecutor::new()).build(connector);
+        let response = client.request(self.request()).await.map_err(|error| {
+            let is_connect = error.is_connect();
+            if is_connect {
+                FetchError::Connect(error.into())
+            } else {
+                FetchError::Answer(error.into())
             }
-            let body = Limited::new(response.into_body(), LONGEST_DOCUMENT).collect().await;
-            Ok(body.map_err(FetchError::Answer)?.to_bytes())
-        };
-        tokio::pin!(asking);
-        tokio::select! {
-            asked = &mut asking => asked,
-            // What it has read may be the whole answer.
-            _ = connection => asking.await,
+        })?;
+        if response.status() != StatusCode::OK {
+            return Err(FetchError::Status(response.status()));
         }
+        let body = Limited::new(response.into_body(), LONGEST_DOCUMENT).collect().await;
+        Ok(body.map_err(|error| FetchError::Answer(anyhow::Error::from_boxed(error)))?.to_bytes())
     }
 
     fn request(&self) -> Request<Empty<Bytes>> {
-        let target = &self.url[url::Position::BeforePath..url::Position::AfterQuery];
-        let authority = &self.url[url::Position::BeforeHost..url::Position::AfterPort];
-        Request::get(target)
-            .header(HOST, authority)
+        Request::get(self.url.as_str())
             .header(USER_AGENT, AGENT)
             .header(ACCEPT, "application/json")
-            .header(CONNECTION, "close")
             .body(Empty::new())
-            .expect("the parts of a URL are fit for a request")
+            .expect("the URL was read as one of a request")
     }
 }

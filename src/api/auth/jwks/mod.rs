@@ -129,10 +129,10 @@ fn is_public_key_algorithm(algorithm: Algorithm) -> bool {
 /// Why there is no document.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum FetchError {
-    #[error("no connection: {0}")]
-    Connect(#[source] std::io::Error),
-    #[error("no answer: {0}")]
-    Answer(#[source] Box<dyn std::error::Error + Send + Sync>),
+    #[error("no connection: {0:#}")]
+    Connect(anyhow::Error),
+    #[error("no answer: {0:#}")]
+    Answer(anyhow::Error),
     #[error("the answer is {0}, not 200")]
     Status(http::StatusCode),
     #[error("no answer within {0:?}")]

@@ -159,8 +159,7 @@ fn public_key(pem: &[u8]) -> Option<Verifier> {
 
 fn viewer_of(claims: &Claims, now: DateTime<Utc>) -> Result<Viewer, &'static str> {
     let Claims { exp, nbf, user_id, sub, is_staff, token_type } = claims;
-    #[expect(clippy::cast_precision_loss, reason = "exact for some 285 thousand years")]
-    let now_s = now.timestamp_millis() as f64 / 1000.0;
+    let now_s = unix_seconds(now);
     if now_s >= exp + LEEWAY_S {
         return Err(EXPIRED);
     }
@@ -173,6 +172,12 @@ fn viewer_of(claims: &Claims, now: DateTime<Utc>) -> Result<Viewer, &'static str
     }
     let user = user_id.as_ref().or(sub.as_ref()).and_then(user_number).ok_or(NOBODY)?;
     Ok(Viewer { user, is_staff: is_staff.as_ref().and_then(Value::as_bool) == Some(true) })
+}
+
+/// A time as tokens have it (RFC 7519).
+#[expect(clippy::cast_precision_loss, reason = "exact for some 285 thousand years")]
+pub(in crate::api) fn unix_seconds(time: DateTime<Utc>) -> f64 {
+    time.timestamp_millis() as f64 / 1000.0
 }
 
 fn user_number(claim: &Value) -> Option<i64> {
