@@ -6,22 +6,38 @@ use axum::Json;
 use axum::response::{IntoResponse, Response};
 use http::{HeaderValue, StatusCode, header};
 use serde::Serialize;
+use serde_json::Value;
+use utoipa::ToSchema;
 
-/// Every answer's body.
-#[derive(Serialize)]
+/// The body of a good answer.
+#[derive(Serialize, ToSchema)]
 pub(super) struct Envelope<T> {
-    /// The request did what it was to do.
+    /// Always true.
+    success: bool,
+    /// One sentence for people.
+    message: Cow<'static, str>,
+    /// What was asked for.
+    data: T,
+    /// Always null.
+    errors: Option<Vec<FieldError>>,
+}
+
+/// The body of an answer to a request that was not answered with what it asked for.
+#[derive(Serialize, ToSchema)]
+pub(super) struct Refusal {
+    /// Always false.
     pub(super) success: bool,
     /// One sentence for people.
     pub(super) message: Cow<'static, str>,
-    /// What was asked for; null if there is nothing.
-    pub(super) data: Option<T>,
+    /// What there is to say for programs; null if nothing.
+    #[schema(value_type = Option<Object>)]
+    pub(super) data: Option<Value>,
     /// Which parts of the request are wrong; null if none.
     pub(super) errors: Option<Vec<FieldError>>,
 }
 
 /// A part of the request that is wrong.
-#[derive(Debug, PartialEq, Eq, Serialize)]
+#[derive(Debug, PartialEq, Eq, Serialize, ToSchema)]
 pub(super) struct FieldError {
     /// Which.
     pub(super) field: Cow<'static, str>,
@@ -40,7 +56,7 @@ pub(super) struct Reply<T> {
 impl<T: Serialize> IntoResponse for Reply<T> {
     fn into_response(self) -> Response {
         let Self { message, data } = self;
-        Envelope { success: true, message, data: Some(data), errors: None }.into_response()
+        answer(&Envelope { success: true, message, data, errors: None })
     }
 }
 
@@ -53,12 +69,16 @@ impl<T: Serialize> IntoResponse for Created<T> {
     }
 }
 
-impl<T: Serialize> IntoResponse for Envelope<T> {
+impl IntoResponse for Refusal {
     fn into_response(self) -> Response {
-        let mut response = Json(self).into_response();
-        // What one customer may read must not lie in a cache between us and the next.
-        let no_store = HeaderValue::from_static("no-store");
-        response.headers_mut().insert(header::CACHE_CONTROL, no_store);
-        response
+        answer(&self)
     }
+}
+
+fn answer(body: &impl Serialize) -> Response {
+    let mut response = Json(body).into_response();
+    // What one customer may read must not lie in a cache between us and the next.
+    let no_store = HeaderValue::from_static("no-store");
+    response.headers_mut().insert(header::CACHE_CONTROL, no_store);
+    response
 }

@@ -6,7 +6,7 @@ use axum::response::{IntoResponse, Response};
 use http::{HeaderValue, StatusCode, header};
 use serde_json::Value;
 
-use super::envelope::{Envelope, FieldError};
+use super::envelope::{FieldError, Refusal};
 use crate::store::StoreError;
 
 /// Why a request is not answered with what it asked for.
@@ -123,7 +123,7 @@ impl IntoResponse for ApiError {
             Self::NotReady(parts) => (Some(parts), None),
             _ => (None, None),
         };
-        let mut response = Envelope { success: false, message, data, errors }.into_response();
+        let mut response = Refusal { success: false, message, data, errors }.into_response();
         *response.status_mut() = status;
         response.headers_mut().extend(header);
         response

@@ -6,13 +6,15 @@ use axum::extract::rejection::BytesRejection;
 use bytes::Bytes;
 use http::{HeaderMap, StatusCode, header};
 use serde::Serialize;
+use utoipa::ToSchema;
 use uuid::Uuid;
 
 use super::auth::Staff;
-use super::envelope::Reply;
+use super::envelope::{Envelope, Refusal, Reply};
 use super::error::ApiError;
+use super::intake::OpenIntake;
 use crate::event::FailureCode;
-use crate::intake::{Disposition, Intake, Patience, RawEvent};
+use crate::intake::{Disposition, Patience, RawEvent};
 
 /// The longest body.
 pub(super) const BODY_LIMIT_BYTES: usize = 32 * 1024 * 1024;
@@ -22,20 +24,27 @@ pub(super) const BODY_LIMIT_BYTES: usize = 32 * 1024 * 1024;
 const EVENTS_LIMIT: usize = 100_000;
 
 /// What became of one event.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = EventAnswer)]
 pub(super) struct Answer {
+    /// Which event: they count from 0.
     index: usize,
     event_id: Option<String>,
     session_id: Option<Uuid>,
     status: Status,
+    /// Why it failed.
     code: Option<FailureCode>,
+    /// What to change about it.
     message: Option<String>,
+    /// Where in it: a JSON pointer.
     pointer: Option<String>,
+    /// Under which it is kept.
     failure_id: Option<Uuid>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
+#[schema(as = EventStatus)]
 enum Status {
     /// It made a revision.
     Finalized,
@@ -47,8 +56,24 @@ enum Status {
     Failed,
 }
 
+/// Events in
+///
+/// One as JSON, or a line each as `application/x-ndjson`; answered after the commit. An event that
+/// fails is kept, and its answer says why. Staff only.
+#[utoipa::path(
+    post, path = "/api/events/", tag = "Intake", operation_id = "take_events",
+    request_body(content(
+        (Object = "application/json"),
+        (String = "application/x-ndjson"),
+    )),
+    responses(
+        (status = 200, description = "What became of each", body = Envelope<Vec<Answer>>),
+        (status = 403, description = "You are not staff", body = Refusal),
+        (status = 413, description = "The body is above 32 MiB", body = Refusal),
+    ),
+)]
 pub(super) async fn take(
-    intake: Intake,
+    OpenIntake(intake): OpenIntake,
     _staff: Staff,
     headers: HeaderMap,
     body: Result<Bytes, BytesRejection>,

@@ -1,24 +1,49 @@
 //! `/livez`: the process answers. `/readyz`: it can do its work.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use axum::extract::State;
-use serde_json::{Value, json};
+use serde::Serialize;
+use serde_json::json;
+use utoipa::ToSchema;
 
 use super::ApiState;
-use super::envelope::Reply;
+use super::envelope::{Envelope, Refusal, Reply};
 use super::error::ApiError;
 use crate::intake::Intake;
 
 /// A store that takes longer is no store to work with.
 const STORE_TIMEOUT: Duration = Duration::from_secs(2);
 
-pub(super) async fn livez() -> Reply<Value> {
-    Reply { message: "Alive.".into(), data: json!({}) }
+/// Nothing more to say.
+#[derive(Serialize, ToSchema)]
+pub(super) struct Alive {}
+
+/// Every part of the process, with what ails it, or null.
+#[derive(Serialize, ToSchema)]
+pub(super) struct Parts(BTreeMap<&'static str, Option<String>>);
+
+/// Does the process answer?
+#[utoipa::path(
+    get, path = "/livez", tag = "Health", security(()),
+    responses((status = 200, description = "It does", body = Envelope<Alive>)),
+)]
+pub(super) async fn livez() -> Reply<Alive> {
+    Reply { message: "Alive.".into(), data: Alive {} }
 }
 
+/// Can it do its work?
+///
 /// `data` names every part with what ails it, or null.
-pub(super) async fn readyz(State(state): State<ApiState>) -> Result<Reply<Value>, ApiError> {
+#[utoipa::path(
+    get, path = "/readyz", tag = "Health", security(()),
+    responses(
+        (status = 200, description = "It can", body = Envelope<Parts>),
+        (status = 503, description = "It cannot: `data` is as above", body = Refusal),
+    ),
+)]
+pub(super) async fn readyz(State(state): State<ApiState>) -> Result<Reply<Parts>, ApiError> {
     let store = match tokio::time::timeout(STORE_TIMEOUT, state.store.now()).await {
         Ok(Ok(_)) => None,
         Ok(Err(_)) | Err(_) => Some("The database is not answering.".to_owned()),
@@ -29,10 +54,9 @@ pub(super) async fn readyz(State(state): State<ApiState>) -> Result<Reply<Value>
         parts.insert("intake", Some("Events are held back until the database answers.".to_owned()));
     }
     let is_ready = parts.values().all(Option::is_none);
-    let data = json!(parts);
     if is_ready {
-        Ok(Reply { message: "Ready.".into(), data })
+        Ok(Reply { message: "Ready.".into(), data: Parts(parts) })
     } else {
-        Err(ApiError::NotReady(data))
+        Err(ApiError::NotReady(json!(parts)))
     }
 }

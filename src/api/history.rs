@@ -6,10 +6,11 @@ use chrono::{DateTime, NaiveDate, NaiveTime, SubsecRound as _, TimeDelta, Utc};
 use serde::Serialize;
 use serde_json::{Map, Value};
 use url::form_urlencoded::Serializer;
+use utoipa::ToSchema;
 
 use super::ApiState;
 use super::auth::Viewer;
-use super::envelope::Reply;
+use super::envelope::{Envelope, Reply};
 use super::error::ApiError;
 use super::fields::{self, Fields, QueryFields};
 use crate::finalize::HistoryData;
@@ -33,18 +34,43 @@ enum Part {
 }
 
 /// Which part of all sessions an answer has. What makes no sense in a walk is null there.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 pub(super) struct Place {
     page: Option<u32>,
     page_size: u32,
     total_pages: Option<u64>,
     next: Option<String>,
     previous: Option<String>,
-    /// `None` leaves the key out.
+    /// The `finalized_after` that goes on from here; pages leave it out.
     #[serde(skip_serializing_if = "Option::is_none")]
     next_cursor: Option<String>,
 }
 
+/// Sessions and what they come to
+///
+/// A page, the newest first; or, to reconcile, finalized sessions in the order in which they became
+/// readable.
+#[utoipa::path(
+    get, path = "/api/billing/usage/", tag = "Sessions", operation_id = "list_sessions",
+    params(
+        ("character_slug" = Option<String>, Query, description = "Only of this character",
+            min_length = 1, max_length = 512),
+        ("tenant_id" = Option<String>, Query, description = "Only of this tenant",
+            min_length = 1, max_length = 512),
+        ("start" = Option<String>, Query,
+            description = "A date, or a time with its offset: `created_at` is then or later",
+            example = "2026-05-28"),
+        ("end" = Option<String>, Query,
+            description = "A date, or a time with its offset: `created_at` is then or earlier",
+            example = "2026-05-28T14:20:43Z"),
+        ("page" = Option<u32>, Query, minimum = 1),
+        ("page_size" = Option<u32>, Query, minimum = 1, maximum = 200),
+        ("finalized_after" = Option<String>, Query,
+            description = "Instead of pages: what became readable after this cursor, the \
+                           `next_cursor` of an earlier answer or nothing"),
+    ),
+    responses((status = 200, description = "A page", body = Envelope<HistoryData<Place>>)),
+)]
 pub(super) async fn list(
     viewer: Viewer,
     State(state): State<ApiState>,

@@ -2,8 +2,7 @@
 //! commit. Signed as `LiveKit`'s SDKs verify it: the `Authorization` header is a JWT of the API key,
 //! and its `sha256` claim covers the body.
 
-use std::sync::Arc;
-
+use axum::extract::State;
 use axum::extract::rejection::BytesRejection;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -11,14 +10,16 @@ use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use http::{HeaderMap, StatusCode, header};
 use jsonwebtoken::{Algorithm, DecodingKey, Validation, decode};
-use serde::Deserialize;
-use serde_json::{Value, json};
+use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
+use utoipa::ToSchema;
 
+use super::ApiState;
 use super::auth::unix_seconds;
-use super::envelope::Reply;
+use super::envelope::{Envelope, Refusal, Reply};
 use super::error::ApiError;
-use crate::intake::{Disposition, Intake, Patience, livekit};
+use super::intake::OpenIntake;
+use crate::intake::{Disposition, Patience, livekit};
 
 /// How far `LiveKit`'s clock and ours may stand apart; its SDKs allow as much.
 const LEEWAY_S: f64 = 60.0;
@@ -32,6 +33,13 @@ const UNSIGNED: &str =
 pub struct LivekitKey {
     api_key: String,
     secret: DecodingKey,
+}
+
+/// What became of a webhook.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct WebhookAnswer {
+    /// `accepted`, `duplicate`, `failed` (it is kept) or `ignored`.
+    status: &'static str,
 }
 
 /// The claims we read. Numbers may have fractions (RFC 7519).
@@ -80,12 +88,25 @@ impl Claims {
     }
 }
 
+/// LiveKit's webhooks
+///
 /// Takes a webhook. `LiveKit` sends it again after a 5xx, and after nothing else.
+#[utoipa::path(
+    post, path = "/api/livekit/webhook/", tag = "Intake", operation_id = "take_livekit_webhook",
+    request_body(content = Object, content_type = "application/webhook+json"),
+    security(("LiveKit" = [])),
+    responses(
+        (status = 200, description = "It is taken", body = Envelope<WebhookAnswer>),
+        (status = 413, description = "The body is above 1 MiB", body = Refusal),
+    ),
+)]
 pub(super) async fn take(
-    (intake, key): (Intake, Arc<LivekitKey>),
+    OpenIntake(intake): OpenIntake,
+    State(state): State<ApiState>,
     headers: HeaderMap,
     body: Result<Bytes, BytesRejection>,
-) -> Result<Reply<Value>, ApiError> {
+) -> Result<Reply<WebhookAnswer>, ApiError> {
+    let key = state.livekit.ok_or(ApiError::NoSuchRoute)?;
     let body = body.map_err(unread)?;
     let now = intake.parts().clock.now();
     if !key.has_signed(&headers, &body, now) {
@@ -114,7 +135,7 @@ fn unread(rejection: BytesRejection) -> ApiError {
     rejection.into()
 }
 
-fn answer(disposition: Option<&Disposition>) -> Result<Reply<Value>, ApiError> {
+fn answer(disposition: Option<&Disposition>) -> Result<Reply<WebhookAnswer>, ApiError> {
     match disposition {
         Some(Disposition::Done { .. }) => Ok(reply("accepted")),
         Some(Disposition::Duplicate { .. }) => Ok(reply("duplicate")),
@@ -126,8 +147,8 @@ fn answer(disposition: Option<&Disposition>) -> Result<Reply<Value>, ApiError> {
     }
 }
 
-fn reply(status: &str) -> Reply<Value> {
-    Reply { message: "The webhook is taken.".into(), data: json!({ "status": status }) }
+fn reply(status: &'static str) -> Reply<WebhookAnswer> {
+    Reply { message: "The webhook is taken.".into(), data: WebhookAnswer { status } }
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 
 mod auth;
 mod cors;
+mod docs;
 mod envelope;
 mod error;
 mod events;
@@ -9,9 +10,11 @@ mod fields;
 mod health;
 mod history;
 mod id;
+mod intake;
 mod keys;
 mod layers;
 mod livekit;
+mod openapi;
 mod recordings;
 mod routes;
 mod serve;
@@ -23,14 +26,18 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
-use axum::routing::{get, post};
+use axum::routing::get;
+use utoipa_axum::routes;
 
 pub use auth::{Authenticator, KeyError, NewApiKey, new_api_key};
 pub use cors::{OriginError, Origins};
-pub use keys::api_key_data;
+pub use keys::{ApiKeyData, ApiKeyTextData};
 pub use livekit::LivekitKey;
+pub use openapi::description;
 pub use upkeep::run;
-pub use webhooks::{Webhooks, delivery_data, delivery_story_data, endpoint_data, redelivery_data};
+pub use webhooks::{
+    DeliveryData, DeliveryStoryData, EndpointData, EndpointSecretData, RedeliveryData, Webhooks,
+};
 
 use crate::clock::Clock;
 use crate::health::Health;
@@ -74,7 +81,7 @@ pub struct ApiState {
 
 /// All routes.
 pub fn router(state: ApiState) -> Router {
-    let routes = routes(&state)
+    let routes = routes()
         .router
         .fallback(async || ApiError::NoSuchRoute)
         .method_not_allowed_fallback(async || ApiError::MethodNotAllowed);
@@ -83,30 +90,23 @@ pub fn router(state: ApiState) -> Router {
 }
 
 /// The path of every route.
-pub fn paths(state: &ApiState) -> Vec<String> {
-    routes(state).paths
+pub fn paths() -> Vec<String> {
+    routes().paths
 }
 
-fn routes(state: &ApiState) -> Routes {
+fn routes() -> Routes {
+    let (schemas, described, take_events) = routes!(events::take);
+    let take_events = take_events.layer(DefaultBodyLimit::max(events::BODY_LIMIT_BYTES));
     Routes::default()
-        .both("/api/billing/sessions/{session_id}/", get(sessions::show))
-        .both("/api/billing/usage/", get(history::list))
-        .merge(keys::routes())
+        .both(routes!(sessions::show))
+        .both(routes!(history::list))
         .merge(webhooks::routes())
-        .merge(state.intake.clone().map(events).unwrap_or_default())
-        .merge(state.intake.clone().zip(state.livekit.clone()).map(livekit).unwrap_or_default())
-        .route("/recordings/{*path}", get(recordings::play))
-        .route("/livez", get(health::livez))
-        .route("/readyz", get(health::readyz))
-}
-
-fn events(intake: Intake) -> Routes {
-    let take = post(move |staff, headers, body| events::take(intake, staff, headers, body))
-        .layer(DefaultBodyLimit::max(events::BODY_LIMIT_BYTES));
-    Routes::default().both("/api/events/", take)
-}
-
-fn livekit(parts: (Intake, Arc<LivekitKey>)) -> Routes {
-    let take = post(move |headers, body| livekit::take(parts, headers, body));
-    Routes::default().both("/api/livekit/webhook/", take)
+        .merge(keys::routes())
+        .both((schemas, described, take_events))
+        .both(routes!(livekit::take))
+        .wild("/recordings/{*path}", routes!(recordings::play))
+        .route(routes!(health::livez))
+        .route(routes!(health::readyz))
+        .add("/openapi.json", get(openapi::show))
+        .add("/docs", get(docs::show))
 }

@@ -9,6 +9,7 @@ use serde::Deserialize;
 use tower_http::services::ServeFile;
 
 use super::ApiState;
+use super::envelope::Refusal;
 use super::error::ApiError;
 use crate::recordings::{LinkError, Playable};
 
@@ -21,7 +22,26 @@ pub(super) struct Link {
     signature: String,
 }
 
+/// Play a recording
+///
 /// `GET` and `HEAD`, whole or a range.
+#[utoipa::path(
+    get, path = "/recordings/{path}", tag = "Sessions", operation_id = "play_recording", security(()),
+    params(
+        ("path" = String, Path), ("expires" = String, Query), ("signature" = String, Query),
+        ("Range" = Option<String>, Header),
+    ),
+    responses(
+        (status = 200, description = "The recording", content_type = "*/*", body = [u8]),
+        (status = 206, description = "A part of it", content_type = "*/*", body = [u8]),
+        (status = 304, description = "It has not changed"),
+        (status = 403, description = "The link is not signed by us, or has expired",
+            body = Refusal),
+        (status = 404, description = "The recording is not there", body = Refusal),
+        (status = 412, description = "It has changed"),
+        (status = 416, description = "The range lies outside the recording", body = Refusal),
+    ),
+)]
 pub(super) async fn play(
     State(state): State<ApiState>,
     path: Result<Path<String>, PathRejection>,

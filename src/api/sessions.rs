@@ -7,10 +7,10 @@ use uuid::Uuid;
 
 use super::ApiState;
 use super::auth::Viewer;
-use super::envelope::Reply;
+use super::envelope::{Envelope, Refusal, Reply};
 use super::error::ApiError;
 use super::fields;
-use crate::finalize::{RecordingStatus, Session, session_data};
+use crate::finalize::{RecordingStatus, Session, SessionData, session_data};
 
 /// A session's id in the path.
 pub(super) struct SessionId(Uuid);
@@ -26,6 +26,18 @@ impl FromRequestParts<ApiState> for SessionId {
     }
 }
 
+/// One session
+///
+/// With its transcript, and a link to its recording.
+#[utoipa::path(
+    get, path = "/api/billing/sessions/{session_id}/", tag = "Sessions", operation_id = "get_session",
+    params(("session_id" = Uuid, Path)),
+    responses(
+        (status = 200, description = "The session", body = Envelope<SessionData>),
+        (status = 404, description = "There is no such session of a character of yours",
+            body = Refusal),
+    ),
+)]
 pub(super) async fn show(
     viewer: Viewer,
     SessionId(session_id): SessionId,

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 use uuid::Uuid;
 
-use crate::api::{delivery_data, delivery_story_data, redelivery_data};
+use crate::api::{DeliveryData, DeliveryStoryData, RedeliveryData};
 use crate::clock::{self, Clock as _, SystemClock};
 use crate::config::StoreSettings;
 use crate::store::{
@@ -138,7 +138,10 @@ impl ListDeliveries {
     async fn perform(self) -> Result<(), Stop> {
         let store = open::store_to_read(&self.store).await?;
         let deliveries = self.find(&store).await?;
-        let deliveries: Vec<Value> = deliveries.iter().map(delivery_data).collect();
+        let deliveries: Vec<Value> = deliveries
+            .iter()
+            .map(|delivery| output::value(&DeliveryData::from(delivery)))
+            .collect();
         self.output.list(
             &deliveries,
             ["id", "type", "session", "endpoint", "attempts", "created", "next", "status"],
@@ -184,11 +187,11 @@ impl ShowDelivery {
             output::remark(format!("There is no delivery {}.", self.delivery_id));
             return Err(Stop::SomeFailed);
         };
-        let shown = delivery_story_data(&found, true);
+        let shown = DeliveryStoryData::new(&found, true);
         if self.output.json {
             return output::data(&shown);
         }
-        let mut shown: Value = serde_json::from_str(shown.get()).map_err(anyhow::Error::from)?;
+        let mut shown = output::value(&shown);
         let attempts = shown["attempts"].take();
         output::members(&shown)?;
         for attempt in attempts.as_array().into_iter().flatten() {
@@ -248,7 +251,7 @@ impl RedeliverCommand {
             return Err(Stop::SomeFailed);
         }
         let job = if self.detach { job } else { watch(store, job).await? };
-        self.print(&redelivery_data(&job))?;
+        self.print(&output::value(&RedeliveryData::from(&job)))?;
         if job.state == RedeliveryState::Cancelled { Err(Stop::SomeFailed) } else { Ok(()) }
     }
 
@@ -303,7 +306,8 @@ async fn watch(store: &SharedStore, mut job: Redelivery) -> Result<Redelivery, S
 impl ListRedeliveries {
     async fn perform(self) -> Result<(), Stop> {
         let jobs = open::store_to_read(&self.store).await?.redeliveries(self.endpoint).await?;
-        let jobs: Vec<Value> = jobs.iter().map(redelivery_data).collect();
+        let jobs: Vec<Value> =
+            jobs.iter().map(|job| output::value(&RedeliveryData::from(job))).collect();
         self.output.list(
             &jobs,
             ["id", "endpoint", "created", "matched", "redelivered", "skipped", "status"],

@@ -8,7 +8,7 @@ use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use crate::api::endpoint_data;
+use crate::api::EndpointData;
 use crate::clock::{Clock as _, SystemClock};
 use crate::config::{SecretSettings, StoreSettings, WebhookSettings};
 use crate::courier::{
@@ -254,8 +254,8 @@ fn show_secret(
 ) -> Result<(), Stop> {
     let secret = secret.reveal();
     if output.json {
-        let mut shown = endpoint_data(endpoint, None, Some(keyring), SystemClock::default().now());
-        shown["secret"] = json!(secret);
+        let now = SystemClock::default().now();
+        let shown = EndpointData::new(endpoint, None, Some(keyring), now).with_secret(&secret);
         return output::data(&shown);
     }
     output::line(format!("{}  {}", endpoint.endpoint_id, secret))?;
@@ -270,7 +270,8 @@ impl ListEndpoints {
         let keyring = open::known_keyring(&self.secrets, &self.store)?;
         let (health, now) = (health(&store).await?, SystemClock::default().now());
         let shown = |endpoint: &Endpoint| {
-            endpoint_data(endpoint, health.get(&endpoint.endpoint_id), keyring.as_ref(), now)
+            let health = health.get(&endpoint.endpoint_id);
+            output::value(&EndpointData::new(endpoint, health, keyring.as_ref(), now))
         };
         let endpoints: Vec<Value> = endpoints.iter().map(shown).collect();
         self.output.list(
@@ -320,7 +321,7 @@ impl NamedEndpoint {
         let keyring = open::known_keyring(&self.secrets, &self.store)?;
         let (health, now) = (health(store).await?, SystemClock::default().now());
         let health = health.get(&self.endpoint_id);
-        let shown = endpoint_data(&endpoint, health, keyring.as_ref(), now);
+        let shown = output::value(&EndpointData::new(&endpoint, health, keyring.as_ref(), now));
         if self.output.json { output::data(&shown) } else { output::members(&shown) }
     }
 

@@ -1,10 +1,10 @@
 //! `finalizer keys`: keys to the API.
 
 use clap::{Args, Subcommand};
-use serde_json::{Value, json};
+use serde_json::Value;
 use uuid::Uuid;
 
-use crate::api::{NewApiKey, api_key_data, new_api_key};
+use crate::api::{ApiKeyData, NewApiKey, new_api_key};
 use crate::clock::{self, Clock as _, SystemClock};
 use crate::config::StoreSettings;
 use crate::store::ApiKeyChange;
@@ -86,9 +86,7 @@ impl CreateKey {
         let (text, key) = new_api_key(clock::random_key(), new);
         store.add_api_key(&key).await?;
         if self.output.json {
-            let mut shown = api_key_data(&key);
-            shown["key"] = json!(text);
-            return output::data(&shown);
+            return output::data(&ApiKeyData::from(&key).with_text(text));
         }
         output::line(text)?;
         output::remark("This key is shown only now: only its hash is kept.");
@@ -99,7 +97,8 @@ impl CreateKey {
 impl ListKeys {
     async fn perform(self) -> Result<(), Stop> {
         let keys = open::store_to_read(&self.store).await?.api_keys(None).await?;
-        let keys: Vec<Value> = keys.iter().map(api_key_data).collect();
+        let keys: Vec<Value> =
+            keys.iter().map(|key| output::value(&ApiKeyData::from(key))).collect();
         self.output.list(
             &keys,
             ["id", "key", "name", "user", "staff", "active", "created", "last used"],
@@ -124,7 +123,7 @@ impl RevokeKey {
             return Err(Stop::SomeFailed);
         };
         if self.output.json {
-            return output::data(&api_key_data(&key));
+            return output::data(&ApiKeyData::from(&key));
         }
         output::line(format!("The key {} of user {} is revoked.", key.preview, key.user))
     }

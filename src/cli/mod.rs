@@ -13,6 +13,7 @@ mod open;
 mod output;
 mod publish;
 mod run;
+mod schema;
 mod sessions;
 
 use std::io;
@@ -70,6 +71,8 @@ enum Command {
     Migrate(migrate::MigrateCommand),
     /// Can store, broker and recordings be reached and used?
     Check(check::CheckCommand),
+    /// Print what describes the formats, for other programs
+    Schema(schema::SchemaCommand),
 }
 
 /// Why a command ends before it is done.
@@ -224,6 +227,7 @@ impl Command {
             Self::Keys(command) => command.perform().await,
             Self::Migrate(command) => command.perform().await,
             Self::Check(command) => command.perform().await,
+            Self::Schema(command) => command.perform(),
         }
     }
 }

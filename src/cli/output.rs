@@ -106,6 +106,11 @@ fn wrap_last_column(table: &mut Table, terminal: u16) {
     }
 }
 
+/// A result whose members are shown one by one.
+pub(super) fn value(data: &impl Serialize) -> Value {
+    serde_json::to_value(data).expect("results are plain data")
+}
+
 /// A member as a cell of a table: a time is cut to the second.
 pub(super) fn cell(object: &Value, name: &str) -> String {
     let text = field(object, name);

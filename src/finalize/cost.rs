@@ -6,6 +6,7 @@ use std::fmt;
 use rust_decimal::prelude::ToPrimitive;
 use rust_decimal::{Decimal, RoundingStrategy};
 use serde::{Deserialize, Deserializer, Serialize};
+use utoipa::ToSchema;
 
 use super::usage::{Amounts, Usage, UsageKind, UsageLine, fold_alias};
 
@@ -198,14 +199,16 @@ fn round_to_micros(shares: Decimal) -> i64 {
 }
 
 /// `{"lines": [{kind, provider, model, cost_usd}], "unpriced": [{kind, provider, model}]}`.
-#[derive(Serialize)]
-struct Breakdown<'a> {
+#[derive(Serialize, ToSchema)]
+#[schema(as = CostBreakdown)]
+pub(super) struct Breakdown<'a> {
     lines: Vec<BreakdownLine<'a>>,
     unpriced: Vec<BreakdownLine<'a>>,
 }
 
-#[derive(Serialize)]
-struct BreakdownLine<'a> {
+#[derive(Serialize, ToSchema)]
+#[schema(as = CostLine)]
+pub(super) struct BreakdownLine<'a> {
     kind: UsageKind,
     provider: &'a str,
     model: &'a str,
@@ -226,7 +229,8 @@ impl<'a> BreakdownLine<'a> {
 }
 
 /// Micro-dollars, shown as dollars with six decimals.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, ToSchema)]
+#[schema(value_type = String, example = "0.014200")]
 pub(super) struct Dollars(pub(super) i64);
 
 impl fmt::Display for Dollars {

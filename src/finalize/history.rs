@@ -2,10 +2,11 @@
 
 use serde::Serialize;
 use serde_json::value::RawValue;
+use utoipa::ToSchema;
 
 use super::cost::Dollars;
 use super::session::Session;
-use super::summary::{Seconds, listed_data};
+use super::summary::{Seconds, SessionData, listed_data};
 
 /// What a number of sessions come to.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -25,7 +26,8 @@ pub struct Totals {
 }
 
 /// Sessions as the API lists them; without totals these are null.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = History)]
 pub struct HistoryData<P> {
     total_sessions: Option<i64>,
     total_llm_input_tokens: Option<i64>,
@@ -36,8 +38,11 @@ pub struct HistoryData<P> {
     sessions: Listed<P>,
 }
 
-#[derive(Serialize)]
+/// A part of the sessions.
+#[derive(Serialize, ToSchema)]
 struct Listed<P> {
+    /// Without `transcript` and `recording_presigned_url`.
+    #[schema(value_type = Vec<SessionData>)]
     data: Vec<Box<RawValue>>,
     #[serde(flatten)]
     place: P,

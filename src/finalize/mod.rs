@@ -20,7 +20,7 @@ pub use recording::{
     Finding, RecordingState, RecordingStatus, egress_outcome, merge_egress, settle_recording,
 };
 pub use session::{Session, finalize, start};
-pub use summary::{full_payload, session_data, thin_payload};
+pub use summary::{SessionData, full_payload, session_data, thin_payload};
 pub use transcript::{Turn, transcript_text, turns};
 pub use usage::{Amounts, Usage, UsageKind, UsageLine, total_usage};
 

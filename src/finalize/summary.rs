@@ -6,12 +6,13 @@ use bytes::Bytes;
 use chrono::{DateTime, SecondsFormat, Utc};
 use serde::{Deserialize, Serialize, Serializer};
 use serde_json::value::RawValue;
+use utoipa::ToSchema;
 use uuid::Uuid;
 
-use super::cost::Dollars;
+use super::cost::{Breakdown, Dollars};
 use super::recording::RecordingStatus;
 use super::session::Session;
-use super::transcript::transcript_text;
+use super::transcript::{Line, transcript_text};
 use crate::event::Role;
 use crate::webhook::EventType;
 
@@ -21,7 +22,7 @@ const LONGEST_SENT_TRANSCRIPT: usize = 256 * 1024;
 /// The API's `data` for a session. `presigned_url` is made at read time, if at all.
 pub fn session_data(session: &Session, presigned_url: Option<&str>) -> Box<RawValue> {
     let text = text_of(session);
-    let data = Data::new(session, Some(Presigned(presigned_url)), Some(&text));
+    let data = SessionData::new(session, Some(Presigned(presigned_url)), Some(&text));
     serde_json::value::to_raw_value(&data).expect("what is stored can be shown")
 }
 
@@ -29,7 +30,7 @@ pub fn session_data(session: &Session, presigned_url: Option<&str>) -> Box<RawVa
 /// URL, which is made for who reads one session.
 pub(super) fn listed_data(session: &Session) -> Box<RawValue> {
     let text = text_of(session);
-    let data = Data { transcript: None, ..Data::new(session, None, Some(&text)) };
+    let data = SessionData { transcript: None, ..SessionData::new(session, None, Some(&text)) };
     serde_json::value::to_raw_value(&data).expect("what is stored can be shown")
 }
 
@@ -56,7 +57,7 @@ pub fn full_payload(
     let transcript_truncated = session.transcript.len() > LONGEST_SENT_TRANSCRIPT;
     let text = (!transcript_truncated).then(|| text_of(session));
     let data = FullData {
-        data: Data::new(session, None, text.as_deref()),
+        data: SessionData::new(session, None, text.as_deref()),
         url: session_url(session, public_url),
         transcript_truncated,
         egress_id,
@@ -65,7 +66,8 @@ pub fn full_payload(
 }
 
 /// Milliseconds, shown as a number of seconds with at most three decimals.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ToSchema)]
+#[schema(value_type = f64, example = 184.7)]
 pub(super) struct Seconds(pub(super) i64);
 
 impl Serialize for Seconds {
@@ -78,7 +80,8 @@ impl Serialize for Seconds {
 }
 
 /// A time cut to the second, with `Z`.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, ToSchema)]
+#[schema(value_type = String, format = DateTime, example = "2026-05-28T14:23:48Z")]
 struct Second(DateTime<Utc>);
 
 impl Serialize for Second {
@@ -95,9 +98,10 @@ struct Presigned<'a>(Option<&'a str>);
 #[derive(Clone, Copy, Serialize)]
 struct Transcript<'a>(Option<&'a RawValue>);
 
-/// `data` as the API shows it, in this order.
-#[derive(Serialize)]
-struct Data<'a> {
+/// A session as the API shows it, in this order.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Session)]
+pub struct SessionData<'a> {
     id: i64,
     session_id: Uuid,
     tenant_id: &'a str,
@@ -105,12 +109,17 @@ struct Data<'a> {
     user: Option<i64>,
     room_name: Option<&'a str>,
     origin_url: Option<&'a str>,
+    /// What was given when the session began.
+    #[schema(value_type = Object)]
     metadata: &'a RawValue,
     session_duration_seconds: Seconds,
     turn_count: i32,
+    /// How often the user spoke over the character.
     interruption_count: i32,
+    /// Gross of cache.
     llm_input_tokens: i64,
     llm_output_tokens: i64,
+    /// The model that was used most.
     llm_model: Option<&'a str>,
     llm_provider: Option<&'a str>,
     stt_audio_seconds: Seconds,
@@ -118,25 +127,36 @@ struct Data<'a> {
     tts_characters: i64,
     tts_provider: Option<&'a str>,
     estimated_cost_usd: Dollars,
+    /// Null while the session is in progress.
     finalized_at: Option<Second>,
     recording_status: RecordingStatus,
     recording_url: Option<&'a str>,
-    /// `None` leaves the key out.
+    /// A link that anyone can play for a time; read the session again for a new one. Lists leave
+    /// it out.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
     recording_presigned_url: Option<Presigned<'a>>,
-    /// `None` leaves the key out.
+    /// Lists leave it out.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Vec<Line>)]
     transcript: Option<Transcript<'a>>,
+    /// The transcript, a line for each turn.
+    #[schema(value_type = String)]
     transcript_text: Option<&'a str>,
+    /// When the session began.
     created_at: Second,
+    /// How often it was finalized.
     revision: i32,
+    /// Rises with every change.
     version: i32,
     close_reason: Option<&'a str>,
+    #[schema(value_type = Breakdown)]
     cost_breakdown: &'a RawValue,
+    /// Where the recording begins in the session.
     recording_offset_seconds: Option<Seconds>,
 }
 
-impl<'a> Data<'a> {
+impl<'a> SessionData<'a> {
     /// `text` is the transcript's; without it the transcript is null.
     fn new(
         session: &'a Session,
@@ -183,7 +203,7 @@ impl<'a> Data<'a> {
 #[derive(Serialize)]
 struct FullData<'a> {
     #[serde(flatten)]
-    data: Data<'a>,
+    data: SessionData<'a>,
     url: String,
     transcript_truncated: bool,
     #[serde(skip_serializing_if = "Option::is_none")]

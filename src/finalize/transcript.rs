@@ -5,7 +5,9 @@ use std::collections::HashMap;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use serde::Serialize;
+use utoipa::ToSchema;
 
+use super::summary::Seconds;
 use crate::event::{Call, FailureCode, Message, Rejection, Role, SourceKind, Text};
 
 /// A turn may lie this much before the call's start (clocks differ) …
@@ -98,16 +100,21 @@ fn separates_words(character: char) -> bool {
     character.is_whitespace() || matches!(character, '\u{1c}'..='\u{1f}')
 }
 
+/// What one of them said.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Turn)]
+pub(super) struct Line<'a> {
+    role: Role,
+    /// The exact text, as heard.
+    text: &'a str,
+    /// Counts from 0.
+    turn_index: usize,
+    /// Seconds since the session began; never falls.
+    ts: Seconds,
+}
+
 /// The turns as the API shows them: `[{"role", "text", "turn_index", "ts"}]`.
 pub(super) fn transcript_json(turns: &[Turn]) -> String {
-    #[derive(Serialize)]
-    struct Line<'a> {
-        role: Role,
-        text: &'a str,
-        turn_index: usize,
-        ts: super::summary::Seconds,
-    }
-
     let lines: Vec<Line<'_>> = turns
         .iter()
         .enumerate()
@@ -115,7 +122,7 @@ pub(super) fn transcript_json(turns: &[Turn]) -> String {
             role: turn.role,
             text: &turn.text,
             turn_index,
-            ts: super::summary::Seconds(turn.start_ms),
+            ts: Seconds(turn.start_ms),
         })
         .collect();
     serde_json::to_string(&lines).expect("strings and numbers are always JSON")

@@ -3,6 +3,7 @@
 use std::collections::{HashMap, HashSet};
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use crate::event::{Call, Rejection, SourceKind, UsageCounts, UsageEntry};
 
@@ -45,7 +46,9 @@ const PROVIDERS: [(&str, &str); 24] = [
 const AZURE_HOST: &str = ".openai.azure.com";
 
 /// What was used.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, ToSchema,
+)]
 #[serde(rename_all = "lowercase")]
 pub enum UsageKind {
     /// Tokens.

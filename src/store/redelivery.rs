@@ -4,6 +4,8 @@
 
 use bytes::Bytes;
 use chrono::{DateTime, TimeDelta, Utc};
+use serde::Serialize;
+use utoipa::ToSchema;
 use uuid::Uuid;
 
 use super::transaction::{DeliveryToKeep, Transaction};
@@ -107,7 +109,8 @@ impl Statuses {
 }
 
 /// Where a redelivery stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
 pub enum RedeliveryState {
     /// It goes on.
     Running,

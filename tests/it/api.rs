@@ -128,7 +128,7 @@ impl Api {
             health: health.clone(),
             origins: Origins::default(),
         };
-        let paths = paths(&state);
+        let paths = paths();
         let router = router(state);
         let owner_key = add_key(&test, 1, 7, false).await;
         let staff_key = add_key(&test, 2, 1, true).await;

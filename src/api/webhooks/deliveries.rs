@@ -1,16 +1,18 @@
 //! `/api/webhooks/deliveries/`: what became of webhooks. Owners see those to their own endpoints.
 
 use axum::extract::State;
-use serde_json::value::RawValue;
-use serde_json::{Value, json};
+use serde::Serialize;
+use serde_json::Value;
+use serde_json::value::{RawValue, to_raw_value};
+use utoipa::ToSchema;
 use uuid::Uuid;
 
 use super::super::ApiState;
 use super::super::auth::Viewer;
-use super::super::envelope::Reply;
+use super::super::envelope::{Envelope, Refusal, Reply};
 use super::super::error::ApiError;
 use super::super::fields::{self, QueryFields};
-use super::{Id, delivery_data, delivery_story_data, visible_endpoint};
+use super::{DeliveryData, DeliveryStoryData, Id, visible_endpoint};
 use crate::store::{Delivery, DeliveryFilter, DeliveryState, DeliveryStory};
 use crate::webhook::MessageId;
 
@@ -25,12 +27,39 @@ struct Asked {
     filter: DeliveryFilter,
 }
 
-/// The newest first; `next` is the query of the page after, or null.
+/// A part of the deliveries.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Deliveries)]
+pub(super) struct DeliveriesData {
+    deliveries: Vec<DeliveryData>,
+    /// The `before` of the next page; null: this is the last one.
+    next_before: Option<Uuid>,
+}
+
+/// Deliveries
+///
+/// The newest first.
+#[utoipa::path(
+    get, path = "/api/webhooks/deliveries/", tag = "Webhooks", operation_id = "list_deliveries",
+    params(
+        ("session_id" = Option<Uuid>, Query, description = "Only of this session's messages"),
+        ("message_id" = Option<String>, Query, description = "Only of this message",
+            pattern = "^msg_[0-9a-f]{32}$"),
+        ("endpoint_id" = Option<Uuid>, Query, description = "Only to this endpoint"),
+        ("status" = Option<DeliveryState>, Query, description = "Only in this state"),
+        ("before" = Option<Uuid>, Query, description = "Only older ones than this delivery"),
+        ("page_size" = Option<u32>, Query, minimum = 1, maximum = 200),
+    ),
+    responses(
+        (status = 200, description = "The deliveries", body = Envelope<DeliveriesData>),
+        (status = 404, description = "You have no such endpoint", body = Refusal),
+    ),
+)]
 pub(super) async fn list(
     viewer: Viewer,
     State(state): State<ApiState>,
     QueryFields(mut query): QueryFields,
-) -> Result<Reply<Value>, ApiError> {
+) -> Result<Reply<DeliveriesData>, ApiError> {
     let page_size = fields::within(1..=LARGEST_PAGE);
     let asked = Asked {
         session_id: query.given("session_id", fields::id),
@@ -45,9 +74,9 @@ pub(super) async fn list(
     query.end()?;
     let deliveries = find(&state, viewer, &asked).await?;
     let is_full = deliveries.len() == asked.filter.limit as usize;
-    let next = deliveries.last().filter(|_| is_full).map(|last| last.delivery_id);
-    let shown: Vec<Value> = deliveries.iter().map(delivery_data).collect();
-    let data = json!({ "deliveries": shown, "next_before": next });
+    let next_before = deliveries.last().filter(|_| is_full).map(|last| last.delivery_id);
+    let deliveries = deliveries.iter().map(DeliveryData::from).collect();
+    let data = DeliveriesData { deliveries, next_before };
     Ok(Reply { message: "The deliveries, the newest first.".into(), data })
 }
 
@@ -84,28 +113,49 @@ async fn find(state: &ApiState, viewer: Viewer, asked: &Asked) -> Result<Vec<Del
     Ok(filter.apply(found))
 }
 
+/// One delivery, with its attempts
+#[utoipa::path(
+    get, path = "/api/webhooks/deliveries/{id}/", tag = "Webhooks", operation_id = "get_delivery",
+    params(("id" = Uuid, Path)),
+    responses(
+        (status = 200, description = "The delivery", body = Envelope<DeliveryStoryData>),
+        (status = 404, description = "There is no such delivery to an endpoint of yours", body = Refusal),
+    ),
+)]
 pub(super) async fn show(
     viewer: Viewer,
     Id(delivery_id): Id,
     State(state): State<ApiState>,
 ) -> Result<Reply<Box<RawValue>>, ApiError> {
     let story = visible_story(&state, viewer, delivery_id).await?;
-    let data = delivery_story_data(&story, viewer.is_staff);
+    let data = to_raw_value(&DeliveryStoryData::new(&story, viewer.is_staff));
+    let data = data.expect("what is stored can be shown");
     Ok(Reply { message: "The delivery and its attempts.".into(), data })
 }
 
-/// Sends a delivery again, whatever became of it.
+/// Send a delivery again
+///
+/// Whatever became of it.
+#[utoipa::path(
+    post, path = "/api/webhooks/deliveries/{id}/redeliver/", tag = "Webhooks", operation_id = "redeliver",
+    params(("id" = Uuid, Path)),
+    responses(
+        (status = 200, description = "It is on its way", body = Envelope<DeliveryData>),
+        (status = 404, description = "There is no such delivery to an endpoint of yours", body = Refusal),
+        (status = 409, description = "It cannot go out now", body = Refusal),
+    ),
+)]
 pub(super) async fn redeliver(
     viewer: Viewer,
     Id(delivery_id): Id,
     State(state): State<ApiState>,
-) -> Result<Reply<Value>, ApiError> {
+) -> Result<Reply<DeliveryData>, ApiError> {
     visible_story(&state, viewer, delivery_id).await?;
     if state.store.redeliver(&[delivery_id], state.clock.now()).await?.is_empty() {
         return Err(ApiError::Conflict(NOT_NOW.into()));
     }
     let story = visible_story(&state, viewer, delivery_id).await?;
-    let data = delivery_data(&story.delivery);
+    let data = DeliveryData::from(&story.delivery);
     Ok(Reply { message: "The delivery is on its way again.".into(), data })
 }
 

@@ -4,15 +4,18 @@ use std::collections::{BTreeMap, HashMap};
 
 use axum::extract::State;
 use chrono::TimeDelta;
-use serde_json::{Map, Value, json};
+use serde::Serialize;
+use serde_json::{Map, Value};
+use utoipa::ToSchema;
 use uuid::Uuid;
 
 use super::super::ApiState;
 use super::super::auth::Viewer;
-use super::super::envelope::{Created, Reply};
+use super::super::envelope::{Created, Envelope, Refusal, Reply};
 use super::super::error::ApiError;
 use super::super::fields::{self, Fields, QueryFields, nullable};
-use super::{Id, NO_ENDPOINT, endpoint_data, visible_endpoint};
+use super::super::keys::Deleted;
+use super::{EndpointData, EndpointSecretData, Id, NO_ENDPOINT, visible_endpoint};
 use crate::courier::{
     self, Answer, PostError, RotateError, new_endpoint, new_secret, rotate, seal_headers,
 };
@@ -27,11 +30,89 @@ const MOST_ENDPOINTS: usize = 50;
 /// How often a change is tried anew because somebody else changed the endpoint meanwhile.
 const MAX_RACES: usize = 10;
 
+/// What a new endpoint is to be.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "says what `create` reads")]
+struct NewEndpoint {
+    /// https, unless the server allows others.
+    #[schema(example = "https://example.com/webhooks")]
+    url: String,
+    /// `whsec_` and base64 of 24 to 64 bytes; left out, one is made.
+    secret: Option<String>,
+    /// Your own number, if you are not staff; null: it hears of everyone's sessions.
+    owner: Option<i64>,
+    #[serde(flatten)]
+    manner: EndpointManner,
+}
+
+/// What is to be different about an endpoint.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "says what `edit` reads")]
+struct EndpointChange {
+    url: Option<String>,
+    #[serde(flatten)]
+    manner: EndpointManner,
+}
+
+/// What an endpoint hears of, and how it wants to be called.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "says what `changed` reads")]
+struct EndpointManner {
+    #[schema(min_length = 1, max_length = 512)]
+    tenant_id: Option<String>,
+    #[schema(min_length = 1, max_length = 512)]
+    character_slug: Option<String>,
+    /// Null or empty: of every type.
+    #[schema(max_items = 16)]
+    event_types: Option<Vec<EventType>>,
+    payload: Option<PayloadKind>,
+    /// Headers of your own to be sent along.
+    headers: Option<BTreeMap<String, String>>,
+    #[schema(minimum = 1, maximum = 30)]
+    timeout_seconds: Option<u32>,
+    /// Null: as fast as it answers.
+    #[schema(minimum = 1, maximum = 600_000)]
+    rate_limit_per_minute: Option<u32>,
+}
+
+/// How a secret is rotated.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "says what `rotate_secret` reads")]
+struct Rotation {
+    /// `whsec_` and base64 of 24 to 64 bytes; left out, one is made.
+    secret: Option<String>,
+    /// How long the present one signs along.
+    #[schema(minimum = 0, maximum = 604_800)]
+    overlap_seconds: Option<u32>,
+}
+
+/// What came of a ping.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Ping)]
+pub(super) struct PingData {
+    is_delivered: bool,
+    /// The `webhook-id`.
+    message_id: String,
+    /// The receiver's HTTP status.
+    status: Option<u16>,
+    /// Why there is none, in a word or two.
+    error: Option<&'static str>,
+    address: Option<String>,
+    duration_ms: u64,
+    response_body: String,
+}
+
+/// Endpoints
+#[utoipa::path(
+    get, path = "/api/webhooks/endpoints/", tag = "Webhooks", operation_id = "list_endpoints",
+    params(("owner" = Option<i64>, Query, description = "Only this user's")),
+    responses((status = 200, description = "The endpoints", body = Envelope<Vec<EndpointData>>)),
+)]
 pub(super) async fn list(
     viewer: Viewer,
     State(state): State<ApiState>,
     QueryFields(mut query): QueryFields,
-) -> Result<Reply<Vec<Value>>, ApiError> {
+) -> Result<Reply<Vec<EndpointData>>, ApiError> {
     let owner = query.given("owner", fields::integer);
     if owner.is_some_and(|owner| !viewer.may_see(owner)) {
         query.wrong("owner", "Only staff see the endpoints of others.");
@@ -41,25 +122,45 @@ pub(super) async fn list(
     let endpoints = state.store.endpoints(owner).await?;
     let (health, now) = (health(&state).await?, state.clock.now());
     let shown = endpoints.iter().map(|endpoint| {
-        endpoint_data(endpoint, health.get(&endpoint.endpoint_id), Some(&state.keyring), now)
+        EndpointData::new(endpoint, health.get(&endpoint.endpoint_id), Some(&state.keyring), now)
     });
     Ok(Reply { message: "The endpoints.".into(), data: shown.collect() })
 }
 
+/// One endpoint
+#[utoipa::path(
+    get, path = "/api/webhooks/endpoints/{id}/", tag = "Webhooks", operation_id = "get_endpoint",
+    params(("id" = Uuid, Path)),
+    responses(
+        (status = 200, description = "The endpoint", body = Envelope<EndpointData>),
+        (status = 404, description = "You have no such endpoint", body = Refusal),
+    ),
+)]
 pub(super) async fn show(
     viewer: Viewer,
     Id(endpoint_id): Id,
     State(state): State<ApiState>,
-) -> Result<Reply<Value>, ApiError> {
+) -> Result<Reply<EndpointData>, ApiError> {
     let endpoint = visible_endpoint(&state, viewer, endpoint_id).await?;
     shown(&state, &endpoint, "The endpoint.").await
 }
 
+/// Make an endpoint
+///
+/// Its secret is in the answer, and never shown again.
+#[utoipa::path(
+    post, path = "/api/webhooks/endpoints/", tag = "Webhooks", operation_id = "create_endpoint",
+    request_body = NewEndpoint,
+    responses(
+        (status = 201, description = "The endpoint", body = Envelope<EndpointSecretData>),
+        (status = 409, description = "You have too many already", body = Refusal),
+    ),
+)]
 pub(super) async fn create(
     viewer: Viewer,
     State(state): State<ApiState>,
     mut given: Fields,
-) -> Result<Created<Value>, ApiError> {
+) -> Result<Created<EndpointSecretData>, ApiError> {
     let owner = match given.given("owner", nullable(fields::integer)) {
         Some(owner) if viewer.is_staff => owner,
         Some(Some(owner)) if owner == viewer.user => Some(owner),
@@ -80,17 +181,26 @@ pub(super) async fn create(
         ));
     }
     state.store.add_endpoint(&endpoint).await?;
-    let mut reply = shown(&state, &endpoint, "The endpoint. Its secret is shown only now.").await?;
-    reply.data["secret"] = json!(secret.reveal());
-    Ok(Created(reply))
+    let shown = shown(&state, &endpoint, "The endpoint. Its secret is shown only now.").await?;
+    Ok(Created(shown.with_secret(&secret)))
 }
 
+/// Change an endpoint
+#[utoipa::path(
+    patch, path = "/api/webhooks/endpoints/{id}/", tag = "Webhooks", operation_id = "change_endpoint",
+    params(("id" = Uuid, Path)), request_body = Option<EndpointChange>,
+    responses(
+        (status = 200, description = "The endpoint", body = Envelope<EndpointData>),
+        (status = 404, description = "You have no such endpoint", body = Refusal),
+        (status = 409, description = "Others are changing it", body = Refusal),
+    ),
+)]
 pub(super) async fn edit(
     viewer: Viewer,
     Id(endpoint_id): Id,
     State(state): State<ApiState>,
     given: Fields,
-) -> Result<Reply<Value>, ApiError> {
+) -> Result<Reply<EndpointData>, ApiError> {
     let given = given.into_given();
     let endpoint = change(&state, viewer, endpoint_id, |mut endpoint| {
         let mut given = Fields::new(given.clone());
@@ -102,24 +212,46 @@ pub(super) async fn edit(
     shown(&state, &endpoint.await?, "The endpoint as it is now.").await
 }
 
+/// Delete an endpoint
+///
+/// What was still to be sent to it is cancelled.
+#[utoipa::path(
+    delete, path = "/api/webhooks/endpoints/{id}/", tag = "Webhooks", operation_id = "delete_endpoint",
+    params(("id" = Uuid, Path)),
+    responses(
+        (status = 200, description = "It is gone", body = Envelope<Deleted>),
+        (status = 404, description = "You have no such endpoint", body = Refusal),
+    ),
+)]
 pub(super) async fn delete(
     viewer: Viewer,
     Id(endpoint_id): Id,
     State(state): State<ApiState>,
-) -> Result<Reply<Value>, ApiError> {
+) -> Result<Reply<Deleted>, ApiError> {
     visible_endpoint(&state, viewer, endpoint_id).await?;
     if !state.store.delete_endpoint(endpoint_id, state.clock.now()).await? {
         return Err(NO_ENDPOINT);
     }
     let message = "The endpoint is deleted; what was still to be sent to it is cancelled.";
-    Ok(Reply { message: message.into(), data: json!({ "id": endpoint_id }) })
+    Ok(Reply { message: message.into(), data: Deleted { id: endpoint_id } })
 }
 
+/// Enable an endpoint
+///
+/// Nothing is held against it any more. What was cancelled can be redelivered.
+#[utoipa::path(
+    post, path = "/api/webhooks/endpoints/{id}/enable/", tag = "Webhooks", operation_id = "enable_endpoint",
+    params(("id" = Uuid, Path)),
+    responses(
+        (status = 200, description = "The endpoint", body = Envelope<EndpointData>),
+        (status = 404, description = "You have no such endpoint", body = Refusal),
+    ),
+)]
 pub(super) async fn enable(
     viewer: Viewer,
     Id(endpoint_id): Id,
     State(state): State<ApiState>,
-) -> Result<Reply<Value>, ApiError> {
+) -> Result<Reply<EndpointData>, ApiError> {
     visible_endpoint(&state, viewer, endpoint_id).await?;
     state.store.enable_endpoint(endpoint_id).await?;
     let endpoint = visible_endpoint(&state, viewer, endpoint_id).await?;
@@ -127,23 +259,46 @@ pub(super) async fn enable(
     shown(&state, &endpoint, message).await
 }
 
+/// Disable an endpoint
+///
+/// What it is owed is cancelled.
+#[utoipa::path(
+    post, path = "/api/webhooks/endpoints/{id}/disable/", tag = "Webhooks", operation_id = "disable_endpoint",
+    params(("id" = Uuid, Path)),
+    responses(
+        (status = 200, description = "The endpoint", body = Envelope<EndpointData>),
+        (status = 404, description = "You have no such endpoint", body = Refusal),
+    ),
+)]
 pub(super) async fn disable(
     viewer: Viewer,
     Id(endpoint_id): Id,
     State(state): State<ApiState>,
-) -> Result<Reply<Value>, ApiError> {
+) -> Result<Reply<EndpointData>, ApiError> {
     visible_endpoint(&state, viewer, endpoint_id).await?;
     state.store.disable_endpoint(endpoint_id, BY_HAND, state.clock.now()).await?;
     let endpoint = visible_endpoint(&state, viewer, endpoint_id).await?;
     shown(&state, &endpoint, "The endpoint is disabled; what it is owed is cancelled.").await
 }
 
+/// Rotate an endpoint's secret
+///
+/// The new one is in the answer, and never shown again; old ones sign along for a while.
+#[utoipa::path(
+    post, path = "/api/webhooks/endpoints/{id}/rotate-secret/", tag = "Webhooks", operation_id = "rotate_endpoint_secret",
+    params(("id" = Uuid, Path)), request_body = Option<Rotation>,
+    responses(
+        (status = 200, description = "The endpoint", body = Envelope<EndpointSecretData>),
+        (status = 404, description = "You have no such endpoint", body = Refusal),
+        (status = 409, description = "Too many secrets sign already", body = Refusal),
+    ),
+)]
 pub(super) async fn rotate_secret(
     viewer: Viewer,
     Id(endpoint_id): Id,
     State(state): State<ApiState>,
     mut given: Fields,
-) -> Result<Reply<Value>, ApiError> {
+) -> Result<Reply<EndpointSecretData>, ApiError> {
     let secret = given.given("secret", read_secret).unwrap_or_else(new_secret);
     let overlap = given.given("overlap_seconds", read_overlap).unwrap_or(OVERLAP);
     given.end()?;
@@ -159,19 +314,28 @@ pub(super) async fn rotate_secret(
         })
     });
     let message = "The endpoint. Its new secret is shown only now.";
-    let mut reply = shown(&state, &endpoint.await?, message).await?;
-    reply.data["secret"] = json!(secret.reveal());
-    Ok(reply)
+    Ok(shown(&state, &endpoint.await?, message).await?.with_secret(&secret))
 }
 
 const UNREADABLE: &str = "The present secret cannot be read: rotate with an overlap of 0.";
 
+/// Try an endpoint out
+///
 /// One `endpoint.ping`, from here, whether the endpoint is disabled or not.
+#[utoipa::path(
+    post, path = "/api/webhooks/endpoints/{id}/ping/", tag = "Webhooks", operation_id = "ping_endpoint",
+    params(("id" = Uuid, Path)),
+    responses(
+        (status = 200, description = "What came of it", body = Envelope<PingData>),
+        (status = 404, description = "You have no such endpoint", body = Refusal),
+        (status = 409, description = "Its secret cannot be read", body = Refusal),
+    ),
+)]
 pub(super) async fn ping(
     viewer: Viewer,
     Id(endpoint_id): Id,
     State(state): State<ApiState>,
-) -> Result<Reply<Value>, ApiError> {
+) -> Result<Reply<PingData>, ApiError> {
     let endpoint = visible_endpoint(&state, viewer, endpoint_id).await?;
     let _place = state
         .webhooks
@@ -187,15 +351,15 @@ pub(super) async fn ping(
     })?;
     let is_delivered = Answer::of(&posted, now) == Answer::Delivered;
     let address = posted.address.filter(|at| viewer.is_staff || courier::is_public(at.ip()));
-    let data = json!({
-        "is_delivered": is_delivered,
-        "message_id": message_id.to_string(),
-        "status": posted.status,
-        "error": posted.error.map(PostError::as_str),
-        "address": address,
-        "duration_ms": posted.duration.as_millis(),
-        "response_body": String::from_utf8_lossy(&posted.body),
-    });
+    let data = PingData {
+        is_delivered,
+        message_id: message_id.to_string(),
+        status: posted.status,
+        error: posted.error.map(PostError::as_str),
+        address: address.map(|address| address.to_string()),
+        duration_ms: u64::try_from(posted.duration.as_millis()).unwrap_or(u64::MAX),
+        response_body: String::from_utf8_lossy(&posted.body).into_owned(),
+    };
     let message = if is_delivered { "The ping arrived." } else { "The ping did not arrive." };
     Ok(Reply { message: message.into(), data })
 }
@@ -292,9 +456,16 @@ async fn shown(
     state: &ApiState,
     endpoint: &Endpoint,
     message: &'static str,
-) -> Result<Reply<Value>, ApiError> {
+) -> Result<Reply<EndpointData>, ApiError> {
     let (health, now) = (health(state).await?, state.clock.now());
     let health = health.get(&endpoint.endpoint_id);
-    let data = endpoint_data(endpoint, health, Some(&state.keyring), now);
+    let data = EndpointData::new(endpoint, health, Some(&state.keyring), now);
     Ok(Reply { message: message.into(), data })
+}
+
+impl Reply<EndpointData> {
+    /// Shows the endpoint's secret too.
+    fn with_secret(self, secret: &Secret) -> Reply<EndpointSecretData> {
+        Reply { message: self.message, data: self.data.with_secret(&secret.reveal()) }
+    }
 }

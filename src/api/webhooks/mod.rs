@@ -8,12 +8,12 @@ mod turns;
 
 use std::sync::Arc;
 
-use axum::routing::{get, post};
+use utoipa_axum::routes;
 use uuid::Uuid;
 
 use turns::Turns;
 
-pub use show::{delivery_data, delivery_story_data, endpoint_data, redelivery_data};
+pub use show::{DeliveryData, DeliveryStoryData, EndpointData, EndpointSecretData, RedeliveryData};
 
 use super::ApiState;
 use super::auth::Viewer;
@@ -42,20 +42,18 @@ impl Webhooks {
 
 /// All routes about webhooks.
 pub(super) fn routes() -> Routes {
-    let one = get(endpoints::show).patch(endpoints::edit).delete(endpoints::delete);
-    let job = get(redeliveries::show).delete(redeliveries::cancel);
     Routes::default()
-        .both("/api/webhooks/endpoints/", get(endpoints::list).post(endpoints::create))
-        .both("/api/webhooks/endpoints/{id}/", one)
-        .both("/api/webhooks/endpoints/{id}/enable/", post(endpoints::enable))
-        .both("/api/webhooks/endpoints/{id}/disable/", post(endpoints::disable))
-        .both("/api/webhooks/endpoints/{id}/ping/", post(endpoints::ping))
-        .both("/api/webhooks/endpoints/{id}/rotate-secret/", post(endpoints::rotate_secret))
-        .both("/api/webhooks/deliveries/", get(deliveries::list))
-        .both("/api/webhooks/deliveries/{id}/", get(deliveries::show))
-        .both("/api/webhooks/deliveries/{id}/redeliver/", post(deliveries::redeliver))
-        .both("/api/webhooks/redeliveries/", get(redeliveries::list).post(redeliveries::create))
-        .both("/api/webhooks/redeliveries/{id}/", job)
+        .both(routes!(endpoints::list, endpoints::create))
+        .both(routes!(endpoints::show, endpoints::edit, endpoints::delete))
+        .both(routes!(endpoints::enable))
+        .both(routes!(endpoints::disable))
+        .both(routes!(endpoints::ping))
+        .both(routes!(endpoints::rotate_secret))
+        .both(routes!(deliveries::list))
+        .both(routes!(deliveries::show))
+        .both(routes!(deliveries::redeliver))
+        .both(routes!(redeliveries::list, redeliveries::create))
+        .both(routes!(redeliveries::show, redeliveries::cancel))
 }
 
 const NO_ENDPOINT: ApiError = ApiError::NotFound("There is no such endpoint.");

@@ -2,26 +2,65 @@
 
 use axum::extract::State;
 use axum::response::{IntoResponse as _, Response};
-use chrono::DateTime;
-use serde_json::{Value, json};
+use chrono::{DateTime, Utc};
+use serde::Serialize;
+use serde_json::Value;
+use utoipa::ToSchema;
 use uuid::Uuid;
 
 use super::super::ApiState;
 use super::super::auth::Viewer;
-use super::super::envelope::{Created, Reply};
+use super::super::envelope::{Created, Envelope, Refusal, Reply};
 use super::super::error::ApiError;
 use super::super::fields::{self, Fields, QueryFields};
-use super::{Id, redelivery_data, visible_endpoint};
+use super::{Id, RedeliveryData, visible_endpoint};
 use crate::clock::new_id;
 use crate::store::{MOST_PER_SECOND, Redelivery, RedeliveryRange, Statuses};
 
 const NO_JOB: ApiError = ApiError::NotFound("There is no such redelivery.");
 
+/// Which deliveries are to go out again.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "says what `create` reads")]
+struct NewRedelivery {
+    endpoint_id: Uuid,
+    /// Left out: from the beginning.
+    since: Option<DateTime<Utc>>,
+    /// Left out: until now.
+    until: Option<DateTime<Utc>>,
+    /// Some of `exhausted`, `cancelled` and `missing`; left out: all.
+    #[schema(max_items = 3)]
+    statuses: Option<Vec<String>>,
+    #[schema(minimum = 1, maximum = 5000)]
+    per_second: Option<u32>,
+    /// Only say how many it would be.
+    dry_run: Option<bool>,
+}
+
+/// What a redelivery would send.
+#[derive(Serialize, ToSchema)]
+struct DryRun {
+    /// Always true.
+    dry_run: bool,
+    /// Null: too many to count.
+    matched: Option<i64>,
+}
+
+/// Redeliveries
+#[utoipa::path(
+    get, path = "/api/webhooks/redeliveries/", tag = "Webhooks", operation_id = "list_redeliveries",
+    params(("endpoint_id" = Option<Uuid>, Query, description = "Only to this endpoint")),
+    responses(
+        (status = 200, description = "The newest 100 of each endpoint, the newest first",
+            body = Envelope<Vec<RedeliveryData>>),
+        (status = 404, description = "You have no such endpoint", body = Refusal),
+    ),
+)]
 pub(super) async fn list(
     viewer: Viewer,
     State(state): State<ApiState>,
     QueryFields(mut query): QueryFields,
-) -> Result<Reply<Vec<Value>>, ApiError> {
+) -> Result<Reply<Vec<RedeliveryData>>, ApiError> {
     let endpoint_id = query.given("endpoint_id", fields::id);
     query.end()?;
     let jobs = match (endpoint_id, viewer.is_staff) {
@@ -39,20 +78,41 @@ pub(super) async fn list(
             jobs
         }
     };
-    let data = jobs.iter().map(redelivery_data).collect();
+    let data = jobs.iter().map(RedeliveryData::from).collect();
     Ok(Reply { message: "The redeliveries, the newest first.".into(), data })
 }
 
+/// One redelivery
+#[utoipa::path(
+    get, path = "/api/webhooks/redeliveries/{id}/", tag = "Webhooks", operation_id = "get_redelivery",
+    params(("id" = Uuid, Path)),
+    responses(
+        (status = 200, description = "The redelivery", body = Envelope<RedeliveryData>),
+        (status = 404, description = "You have no such redelivery", body = Refusal),
+    ),
+)]
 pub(super) async fn show(
     viewer: Viewer,
     Id(redelivery_id): Id,
     State(state): State<ApiState>,
-) -> Result<Reply<Value>, ApiError> {
+) -> Result<Reply<RedeliveryData>, ApiError> {
     let job = visible_job(&state, viewer, redelivery_id).await?;
-    Ok(Reply { message: "The redelivery.".into(), data: redelivery_data(&job) })
+    Ok(Reply { message: "The redelivery.".into(), data: RedeliveryData::from(&job) })
 }
 
+/// Send many deliveries again
+///
 /// Orders a redelivery; with `dry_run` only says how many deliveries it would be.
+#[utoipa::path(
+    post, path = "/api/webhooks/redeliveries/", tag = "Webhooks", operation_id = "create_redelivery",
+    request_body = NewRedelivery,
+    responses(
+        (status = 200, description = "What it would send (`dry_run`)", body = Envelope<DryRun>),
+        (status = 201, description = "The redelivery", body = Envelope<RedeliveryData>),
+        (status = 404, description = "You have no such endpoint", body = Refusal),
+        (status = 409, description = "One runs, or the endpoint is disabled", body = Refusal),
+    ),
+)]
 pub(super) async fn create(
     viewer: Viewer,
     State(state): State<ApiState>,
@@ -81,7 +141,7 @@ pub(super) async fn create(
     };
     if is_dry_run {
         let message = "Nothing is sent: this is what a redelivery would send.".into();
-        let data = json!({ "dry_run": true, "matched": matched });
+        let data = DryRun { dry_run: true, matched };
         return Ok(Reply { message, data }.into_response());
     }
     if endpoint.disabled.is_some() {
@@ -92,20 +152,31 @@ pub(super) async fn create(
         let sentence = "A redelivery to this endpoint runs: wait for it, or stop it.";
         return Err(ApiError::Conflict(sentence.into()));
     }
-    let reply = Reply { message: "The redelivery runs.".into(), data: redelivery_data(&job) };
+    let reply = Reply { message: "The redelivery runs.".into(), data: RedeliveryData::from(&job) };
     Ok(Created(reply).into_response())
 }
 
+/// Stop a redelivery
+///
+/// What is on its way stays so.
+#[utoipa::path(
+    delete, path = "/api/webhooks/redeliveries/{id}/", tag = "Webhooks", operation_id = "cancel_redelivery",
+    params(("id" = Uuid, Path)),
+    responses(
+        (status = 200, description = "The redelivery", body = Envelope<RedeliveryData>),
+        (status = 404, description = "You have no such redelivery", body = Refusal),
+    ),
+)]
 pub(super) async fn cancel(
     viewer: Viewer,
     Id(redelivery_id): Id,
     State(state): State<ApiState>,
-) -> Result<Reply<Value>, ApiError> {
+) -> Result<Reply<RedeliveryData>, ApiError> {
     visible_job(&state, viewer, redelivery_id).await?;
     state.store.cancel_redelivery(redelivery_id, state.clock.now()).await?;
     let job = visible_job(&state, viewer, redelivery_id).await?;
     let message = "The redelivery has ended; what is on its way stays so.";
-    Ok(Reply { message: message.into(), data: redelivery_data(&job) })
+    Ok(Reply { message: message.into(), data: RedeliveryData::from(&job) })
 }
 
 async fn visible_job(
