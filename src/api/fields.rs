@@ -83,7 +83,7 @@ impl Fields {
     }
 }
 
-/// A body that is a JSON object; an empty one is as good as `{}`.
+/// A body that is a JSON object; an empty one and `null` are as good as `{}`.
 impl FromRequest<ApiState> for Fields {
     type Rejection = ApiError;
 
@@ -100,6 +100,7 @@ impl FromRequest<ApiState> for Fields {
         }
         match serde_json::from_slice(&body) {
             Ok(Value::Object(given)) => Ok(Self::new(given)),
+            Ok(Value::Null) => Ok(Self::default()),
             Ok(_) => Err(ApiError::invalid("body", "Expected a JSON object.")),
             Err(error) => Err(ApiError::invalid("body", format!("This is no JSON: {error}."))),
         }
@@ -156,10 +157,15 @@ pub(super) fn name(value: &Value) -> Read<String> {
     }
 }
 
-/// A whole number, which a query has as text.
+/// A whole number, which a query has as text. For JSON 7.0 is one (JSON Schema 2020-12, 4.2.3).
 pub(super) fn integer(value: &Value) -> Read<i64> {
     let number = value.as_i64().or_else(|| value.as_str()?.parse().ok());
-    number.ok_or_else(|| "Expected a whole number.".to_owned())
+    number.or_else(|| whole(value.as_f64()?)).ok_or_else(|| "Expected a whole number.".to_owned())
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "whole, and far from the bounds")]
+fn whole(number: f64) -> Option<i64> {
+    (number.fract() == 0.0 && number.abs() < 1e15).then_some(number as i64)
 }
 
 /// A whole number in a range.

@@ -18,6 +18,8 @@ use crate::store::{Cursor, HistoryFilter};
 
 const PAGE_SIZE: u32 = 50;
 const LARGEST_PAGE: u32 = 200;
+/// No number of a page is above it.
+const LAST_PAGE: u32 = 1_000_000_000;
 
 /// What is asked for.
 struct Asked {
@@ -63,7 +65,7 @@ pub(super) struct Place {
         ("end" = Option<String>, Query,
             description = "A date, or a time with its offset: `created_at` is then or earlier",
             example = "2026-05-28T14:20:43Z"),
-        ("page" = Option<u32>, Query, minimum = 1),
+        ("page" = Option<u32>, Query, minimum = 1, maximum = 1_000_000_000),
         ("page_size" = Option<u32>, Query, minimum = 1, maximum = 200),
         ("finalized_after" = Option<String>, Query,
             description = "Instead of pages: what became readable after this cursor, the \
@@ -148,7 +150,7 @@ fn read(given: &Map<String, Value>, viewer: Viewer) -> Result<Asked, ApiError> {
         query.wrong("end", "Expected a time that is not before `start`.");
     }
     let page_size = query.given("page_size", fields::within(1..=LARGEST_PAGE));
-    let page = query.given("page", fields::within(1..=u32::MAX));
+    let page = query.given("page", fields::within(1..=LAST_PAGE));
     let cursor = query.given("finalized_after", cursor);
     if page.is_some() && cursor.is_some() {
         query.wrong("page", "With `finalized_after` there are no pages: follow `next_cursor`.");

@@ -57,21 +57,26 @@ pub struct ApiKeyTextData {
 
 /// What a new key is to be.
 #[derive(ToSchema)]
+#[serde(deny_unknown_fields)]
 #[expect(dead_code, reason = "says what `create` reads")]
 struct NewKey {
     /// Your own number, if you are not staff.
+    #[schema(nullable = false)]
     user: Option<i64>,
+    #[schema(nullable = false)]
     is_staff: Option<bool>,
-    #[schema(min_length = 1, max_length = 512)]
+    #[schema(nullable = false, min_length = 1, max_length = 512)]
     name: Option<String>,
 }
 
 /// What is to be different about a key.
 #[derive(ToSchema)]
+#[serde(deny_unknown_fields)]
 #[expect(dead_code, reason = "says what `edit` reads")]
 struct KeyChange {
-    #[schema(min_length = 1, max_length = 512)]
+    #[schema(nullable = false, min_length = 1, max_length = 512)]
     name: Option<String>,
+    #[schema(nullable = false)]
     is_active: Option<bool>,
 }
 

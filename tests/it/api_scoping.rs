@@ -58,6 +58,8 @@ const TABLE: &[(&str, &str, Expected)] = &[
     ("GET", "/recordings/{*path}", SIGNED),
     ("GET", "/livez", OPEN),
     ("GET", "/readyz", OPEN),
+    ("GET", "/openapi.json", OPEN),
+    ("GET", "/docs", OPEN),
 ];
 
 /// What a caller gets who may call the route by this method.

@@ -35,9 +35,10 @@ const MAX_RACES: usize = 10;
 #[expect(dead_code, reason = "says what `create` reads")]
 struct NewEndpoint {
     /// https, unless the server allows others.
-    #[schema(example = "https://example.com/webhooks")]
+    #[schema(format = "uri", example = "https://example.com/webhooks")]
     url: String,
     /// `whsec_` and base64 of 24 to 64 bytes; left out, one is made.
+    #[schema(nullable = false, pattern = "^whsec_[A-Za-z0-9+/]{32,86}={0,2}$")]
     secret: Option<String>,
     /// Your own number, if you are not staff; null: it hears of everyone's sessions.
     owner: Option<i64>,
@@ -49,6 +50,7 @@ struct NewEndpoint {
 #[derive(ToSchema)]
 #[expect(dead_code, reason = "says what `edit` reads")]
 struct EndpointChange {
+    #[schema(nullable = false, format = "uri")]
     url: Option<String>,
     #[serde(flatten)]
     manner: EndpointManner,
@@ -65,10 +67,11 @@ struct EndpointManner {
     /// Null or empty: of every type.
     #[schema(max_items = 16)]
     event_types: Option<Vec<EventType>>,
+    #[schema(nullable = false)]
     payload: Option<PayloadKind>,
     /// Headers of your own to be sent along.
     headers: Option<BTreeMap<String, String>>,
-    #[schema(minimum = 1, maximum = 30)]
+    #[schema(nullable = false, minimum = 1, maximum = 30)]
     timeout_seconds: Option<u32>,
     /// Null: as fast as it answers.
     #[schema(minimum = 1, maximum = 600_000)]
@@ -77,12 +80,14 @@ struct EndpointManner {
 
 /// How a secret is rotated.
 #[derive(ToSchema)]
+#[serde(deny_unknown_fields)]
 #[expect(dead_code, reason = "says what `rotate_secret` reads")]
 struct Rotation {
     /// `whsec_` and base64 of 24 to 64 bytes; left out, one is made.
+    #[schema(nullable = false, pattern = "^whsec_[A-Za-z0-9+/]{32,86}={0,2}$")]
     secret: Option<String>,
     /// How long the present one signs along.
-    #[schema(minimum = 0, maximum = 604_800)]
+    #[schema(nullable = false, minimum = 0, maximum = 604_800)]
     overlap_seconds: Option<u32>,
 }
 

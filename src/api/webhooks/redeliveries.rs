@@ -13,6 +13,7 @@ use super::super::auth::Viewer;
 use super::super::envelope::{Created, Envelope, Refusal, Reply};
 use super::super::error::ApiError;
 use super::super::fields::{self, Fields, QueryFields};
+use super::show::Undelivered;
 use super::{Id, RedeliveryData, visible_endpoint};
 use crate::clock::new_id;
 use crate::store::{MOST_PER_SECOND, Redelivery, RedeliveryRange, Statuses};
@@ -21,19 +22,23 @@ const NO_JOB: ApiError = ApiError::NotFound("There is no such redelivery.");
 
 /// Which deliveries are to go out again.
 #[derive(ToSchema)]
+#[serde(deny_unknown_fields)]
 #[expect(dead_code, reason = "says what `create` reads")]
 struct NewRedelivery {
     endpoint_id: Uuid,
     /// Left out: from the beginning.
+    #[schema(nullable = false)]
     since: Option<DateTime<Utc>>,
     /// Left out: until now.
+    #[schema(nullable = false)]
     until: Option<DateTime<Utc>>,
-    /// Some of `exhausted`, `cancelled` and `missing`; left out: all.
-    #[schema(max_items = 3)]
-    statuses: Option<Vec<String>>,
-    #[schema(minimum = 1, maximum = 5000)]
+    /// Left out: all.
+    #[schema(nullable = false, min_items = 1, max_items = 3)]
+    statuses: Option<Vec<Undelivered>>,
+    #[schema(nullable = false, minimum = 1, maximum = 5000)]
     per_second: Option<u32>,
     /// Only say how many it would be.
+    #[schema(nullable = false)]
     dry_run: Option<bool>,
 }
 

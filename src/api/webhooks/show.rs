@@ -126,7 +126,7 @@ pub struct RedeliveryData {
     endpoint_id: Uuid,
     since: DateTime<Utc>,
     until: DateTime<Utc>,
-    /// Some of `exhausted`, `cancelled` and `missing`.
+    #[schema(value_type = Vec<Undelivered>)]
     statuses: Vec<&'static str>,
     per_second: u32,
     status: RedeliveryState,
@@ -138,6 +138,19 @@ pub struct RedeliveryData {
     skipped: i64,
     created_at: DateTime<Utc>,
     finished_at: Option<DateTime<Utc>>,
+}
+
+/// What did not arrive.
+#[derive(ToSchema)]
+#[serde(rename_all = "lowercase")]
+#[expect(dead_code, reason = "says what `Statuses` is shown as")]
+pub(super) enum Undelivered {
+    /// Every attempt failed.
+    Exhausted,
+    /// Its endpoint was disabled or deleted.
+    Cancelled,
+    /// Its endpoint was not there yet, or did not hear of it.
+    Missing,
 }
 
 impl EndpointData {
