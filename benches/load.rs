@@ -15,7 +15,7 @@ use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use finalizer::clock::{SystemClock, new_id};
 use finalizer::intake::RawEvent;
-use finalizer::intake::amqp::{AmqpSettings, Publisher};
+use finalizer::intake::amqp::{AmqpSettings, HOLD_AT_MOST, Publisher};
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep_until};
 
@@ -37,7 +37,8 @@ async fn main() -> anyhow::Result<()> {
     let url = arguments.next().context(USAGE)?;
     let count: u32 = arguments.next().context(USAGE)?.parse()?;
     let rate: Option<f64> = arguments.next().map(|rate| rate.parse()).transpose()?;
-    let settings = AmqpSettings { url, prefetch: 1, is_declaring: true };
+    let settings =
+        AmqpSettings { url, prefetch: 1, is_declaring: true, hold_at_most: HOLD_AT_MOST };
     let mut publisher = Publisher::connect(&settings).await?;
     let mut event = long_call()?;
     let mut bytes = 0;

@@ -4,7 +4,7 @@ use clap::Args;
 use serde_json::{Value, json};
 
 use crate::config::{BrokerSettings, PlaceSettings, StoreSettings};
-use crate::intake::amqp::{self, AmqpSettings};
+use crate::intake::amqp::{self, AmqpSettings, HOLD_AT_MOST};
 use crate::recordings::PlaceError;
 
 use super::output::OutputSettings;
@@ -59,6 +59,7 @@ impl CheckCommand {
             url: url.to_owned(),
             prefetch: 1,
             is_declaring: !self.broker.no_declare,
+            hold_at_most: HOLD_AT_MOST,
         };
         let answer = amqp::check(&settings).await;
         let trouble = answer.err().map(|error| error.to_string());

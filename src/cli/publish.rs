@@ -7,7 +7,7 @@ use indicatif::ProgressBar;
 use serde_json::json;
 
 use crate::config::BrokerSettings;
-use crate::intake::amqp::{AmqpSettings, Publisher, Unconfirmed};
+use crate::intake::amqp::{AmqpSettings, HOLD_AT_MOST, Publisher, Unconfirmed};
 
 use super::output::OutputSettings;
 use super::{Stop, files, output};
@@ -30,6 +30,7 @@ impl PublishCommand {
             url: self.broker.required_url()?.to_owned(),
             prefetch: 1,
             is_declaring: !self.broker.no_declare,
+            hold_at_most: HOLD_AT_MOST,
         };
         files::require(&self.files)?;
         let mut publisher = Publisher::connect(&settings).await?;

@@ -21,7 +21,7 @@ use crate::courier::{
 };
 use crate::finalize::PriceBook;
 use crate::health::Health;
-use crate::intake::amqp::{self, AmqpSettings};
+use crate::intake::amqp::{self, AmqpSettings, HOLD_AT_MOST};
 use crate::intake::{self, Intake, IntakeDied, IntakeParts, NoDesk};
 use crate::recordings::{Places, PlacesSettings, Sweep, SweepParts};
 use crate::secrets::Keyring;
@@ -362,6 +362,7 @@ impl Parts<'_> {
             url: url.to_owned(),
             prefetch: self.settings.consume.prefetch,
             is_declaring: !self.settings.broker.no_declare,
+            hold_at_most: HOLD_AT_MOST,
         };
         let (intake, shutdown) = (intake.clone(), self.shutdown.clone());
         let health = Arc::clone(&self.health);

@@ -148,13 +148,14 @@ impl Taker {
         }
     }
 
-    /// Answers the impatient, and after the shutdown everyone; the rest is to be taken again.
+    /// Answers the impatient, and after the shutdown everyone; the rest is to be taken again,
+    /// unless nobody waits for it any more: whoever brought it has left it to the broker.
     fn send_back(&self, prepared: Vec<Prepared>, callers: Vec<Caller>) -> Vec<Ticket> {
         let mut patient = Vec::new();
         for (event, caller) in prepared.into_iter().zip(callers) {
             if caller.patience == Patience::Now || self.shutdown.is_cancelled() {
                 caller.answer(Disposition::Retry);
-            } else {
+            } else if !caller.answers.is_closed() {
                 patient.push(Ticket::join(event, caller));
             }
         }

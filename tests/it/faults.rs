@@ -3,15 +3,17 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use finalizer::clock::{Clock, SystemClock};
 use finalizer::event::FailureCode;
 use finalizer::finalize::PriceBook;
+use finalizer::intake::amqp::{self, AmqpSettings, BrokerError};
 use finalizer::intake::{
     Desk, Disposition, Intake, IntakeParts, NoDesk, Patience, RawEvent, Ticket,
 };
-use finalizer::store::{HandOff, Owed};
+use finalizer::store::{HandOff, OpenMode, Owed};
 use http::StatusCode;
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
@@ -223,4 +225,49 @@ async fn a_panic_that_is_no_events_fault_ends_the_intake_instead_of_stopping_it_
     intake.submit(Ticket { prepared, patience: Patience::Wait, token: 1, answers }).await;
     let died = batches.await.unwrap().unwrap_err();
     assert!(died.to_string().contains("the clock is broken"), "{died}");
+}
+
+/// The service's intake alone, with its hands full for at most two seconds.
+struct Consuming {
+    stop: CancellationToken,
+    ended: tokio::task::JoinHandle<Result<(), BrokerError>>,
+}
+
+impl Consuming {
+    async fn start(database_url: &str, amqp_url: &str) -> Self {
+        let store = finalizer::store::open(database_url, OpenMode::Existing).await.unwrap();
+        let stop = CancellationToken::new();
+        let parts = parts(&store, Arc::<SystemClock>::default(), Arc::new(NoDesk));
+        let (intake, batches) = Intake::new(parts, stop.clone());
+        tokio::spawn(batches);
+        let settings = AmqpSettings {
+            url: amqp_url.to_owned(),
+            prefetch: 500,
+            is_declaring: true,
+            hold_at_most: Duration::from_secs(2),
+        };
+        let ended = tokio::spawn(amqp::run(settings, intake, Arc::default(), stop.clone()));
+        Self { stop, ended }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn in_a_long_outage_events_are_left_to_the_broker_and_not_fetched_again_before_its_end() {
+    let (test, sessions) = (postgres().await, [fresh_id(), fresh_id()]);
+    let database = Proxy::to(&test.url).await;
+    let site = Site::with_broker(test).await;
+    let consuming = Consuming::start(&database.url, &site.broker().url).await;
+    site.broker().publish(&bytes_of(&[ended(sessions[0])])).await;
+    until("it is taken", async || site.finalized(&sessions[..1]).await == 1).await;
+    database.cut();
+    site.broker().publish(&bytes_of(&[ended(sessions[1])])).await;
+    until("it is in hand", async || site.broker().queue(QUEUE).await == Some((0, 1))).await;
+    until("it is left to the broker", async || site.broker().queue(QUEUE).await == Some((1, 0)))
+        .await;
+    database.open();
+    until("it is taken", async || site.finalized(&sessions).await == 2).await;
+    consuming.stop.cancel();
+    consuming.ended.await.unwrap().unwrap();
+    assert!(site.broker().is_all_acknowledged().await);
+    assert_eq!(site.failures().await, []);
 }

@@ -1,6 +1,7 @@
 //! One generation: from a fresh connection to the first thing that goes wrong.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::StreamExt;
@@ -9,6 +10,7 @@ use lapin::options::{BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, B
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{Channel, Consumer};
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::ledger::Ledger;
@@ -40,8 +42,9 @@ pub(super) async fn run(
         topology::require(&events).await?;
     }
     let dead_letters = channel(&connection, DEAD_PREFETCH).await?;
-    let mut main = Lane::open(events, QUEUE, intake.clone()).await?;
-    let mut dead = Lane::open(dead_letters, DEAD_QUEUE, intake.clone()).await?;
+    let mut main = Lane::open(events, QUEUE, intake.clone(), settings.hold_at_most).await?;
+    let mut dead =
+        Lane::open(dead_letters, DEAD_QUEUE, intake.clone(), settings.hold_at_most).await?;
     health.well(PART);
     tracing::info!(amqp.queue = QUEUE, amqp.prefetch = settings.prefetch, "consuming");
     tokio::try_join!(main.run(shutdown), dead.run(shutdown))?;
@@ -64,6 +67,9 @@ struct Lane {
     source: Arc<str>,
     answers: mpsc::UnboundedSender<(u64, Disposition)>,
     answered: mpsc::UnboundedReceiver<(u64, Disposition)>,
+    /// When events last were answered, or there were none.
+    answered_at: Instant,
+    hold_at_most: Duration,
 }
 
 impl Lane {
@@ -71,6 +77,7 @@ impl Lane {
         channel: Channel,
         queue: &'static str,
         intake: Intake,
+        hold_at_most: Duration,
     ) -> Result<Self, BrokerError> {
         let options = BasicConsumeOptions::default();
         let tag = "".into();
@@ -78,7 +85,18 @@ impl Lane {
         let consumer = answered(consume).await?;
         let (answers, answered) = mpsc::unbounded_channel();
         let (ledger, source) = (Ledger::default(), format!("amqp:{queue}").into());
-        Ok(Self { queue, channel, consumer, intake, ledger, source, answers, answered })
+        Ok(Self {
+            queue,
+            channel,
+            consumer,
+            intake,
+            ledger,
+            source,
+            answers,
+            answered,
+            answered_at: Instant::now(),
+            hold_at_most,
+        })
     }
 
     async fn run(&mut self, shutdown: &CancellationToken) -> Result<(), BrokerError> {
@@ -86,7 +104,7 @@ impl Lane {
             tokio::select! {
                 delivery = self.consumer.next() => {
                     let delivery = delivery.ok_or(BrokerError::Ended)??;
-                    if !self.take(delivery).await {
+                    if !self.take(delivery).await? {
                         return self.finish().await;
                     }
                 }
@@ -94,18 +112,30 @@ impl Lane {
                     self.settle(tag, &disposition);
                     self.acknowledge().await?;
                 }
+                () = tokio::time::sleep_until(self.answered_at + self.hold_at_most) => {
+                    if self.intake.is_paused() && !self.ledger.is_empty() {
+                        return Err(BrokerError::Held);
+                    }
+                    self.answered_at = Instant::now();
+                }
                 () = shutdown.cancelled() => return self.finish().await,
             }
         }
     }
 
     /// Puts a delivery on its way; `false` when intake is closed.
-    async fn take(&mut self, delivery: Delivery) -> bool {
+    async fn take(&mut self, delivery: Delivery) -> Result<bool, BrokerError> {
+        if self.ledger.is_empty() {
+            self.answered_at = Instant::now();
+        }
         let token = delivery.delivery_tag;
         self.ledger.arrived(token);
         let prepared = self.prepare(delivery);
         let (patience, answers) = (Patience::Wait, self.answers.clone());
-        self.intake.submit(Ticket { prepared, patience, token, answers }).await
+        let ticket = Ticket { prepared, patience, token, answers };
+        let deadline = self.answered_at + self.hold_at_most;
+        let submitted = tokio::time::timeout_at(deadline, self.intake.submit(ticket)).await;
+        submitted.map_err(|_| BrokerError::Held)
     }
 
     fn prepare(&self, delivery: Delivery) -> Prepared {
@@ -124,6 +154,7 @@ impl Lane {
 
     /// Notes an answer, and all others that are there.
     fn settle(&mut self, tag: u64, disposition: &Disposition) {
+        self.answered_at = Instant::now();
         self.note(tag, disposition);
         while let Ok((tag, disposition)) = self.answered.try_recv() {
             self.note(tag, &disposition);

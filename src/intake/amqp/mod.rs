@@ -45,6 +45,9 @@ pub enum BrokerError {
     /// The database is away, so nothing is consumed.
     #[error(transparent)]
     Store(#[from] crate::store::StoreError),
+    /// The database has been away for so long that the broker would lose patience.
+    #[error("the database is away: events are left to the broker until it is back")]
+    Held,
     /// A consumer was cancelled by the broker (its queue was deleted or moved).
     #[error("the broker ended the consumer")]
     Ended,
@@ -59,7 +62,14 @@ pub struct AmqpSettings {
     pub prefetch: u16,
     /// Make exchange and queues; else take them as they are.
     pub is_declaring: bool,
+    /// How long events are held while the database is away, before they are left to the broker.
+    pub hold_at_most: Duration,
 }
+
+/// Well below the half hour after which RabbitMQ takes unacknowledged messages back by closing the
+/// channel (`consumer_timeout`), and long enough that an ordinary restart of a database costs no
+/// redelivery.
+pub const HOLD_AT_MOST: Duration = Duration::from_mins(5);
 
 /// What [`Health`] calls this part.
 const PART: &str = "consumer";

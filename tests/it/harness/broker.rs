@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::Bytes;
 use finalizer::intake::RawEvent;
-use finalizer::intake::amqp::{AmqpSettings, Publisher};
+use finalizer::intake::amqp::{AmqpSettings, HOLD_AT_MOST, Publisher};
 use lapin::options::QueueDeclareOptions;
 use lapin::types::FieldTable;
 use lapin::{Channel, Connection, ConnectionProperties};
@@ -55,7 +55,12 @@ impl Broker {
     }
 
     async fn publish_with(&self, events: &[Bytes], is_declaring: bool) {
-        let settings = AmqpSettings { url: self.url.clone(), prefetch: 1, is_declaring };
+        let settings = AmqpSettings {
+            url: self.url.clone(),
+            prefetch: 1,
+            is_declaring,
+            hold_at_most: HOLD_AT_MOST,
+        };
         let mut publisher = Publisher::connect(&settings).await.unwrap();
         let source: Arc<str> = "test".into();
         let mut refused = Vec::new();
