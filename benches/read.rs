@@ -152,7 +152,7 @@ impl Connection {
     }
 
     fn receive(&mut self) -> anyhow::Result<()> {
-        let mut chunk = [0; 64 * 1024];
+        let mut chunk = [0; 16 * 1024];
         match self.stream.read(&mut chunk)? {
             0 => bail!("the connection was closed"),
             count => self.received.extend_from_slice(&chunk[..count]),
@@ -164,8 +164,7 @@ impl Connection {
 fn content_length(head: &[u8]) -> anyhow::Result<usize> {
     let head = std::str::from_utf8(head)?;
     ensure!(head.starts_with("HTTP/1.1 200 "), "{}", head.lines().next().unwrap_or_default());
-    let lengths = head.lines().filter_map(|line| line.split_once(':'));
-    let length =
-        lengths.filter(|(name, _)| name.eq_ignore_ascii_case("content-length")).next_back();
+    let mut fields = head.lines().filter_map(|line| line.split_once(':'));
+    let length = fields.find(|(name, _)| name.eq_ignore_ascii_case("content-length"));
     Ok(length.context("an answer without its length")?.1.trim().parse()?)
 }

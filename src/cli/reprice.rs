@@ -1,6 +1,7 @@
 //! `finalizer sessions reprice`: the present price book, for what was used already.
 
 use std::collections::{BTreeMap, HashSet};
+use std::fmt::Write as _;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
@@ -51,7 +52,7 @@ impl RepriceCommand {
             prices,
             is_dry: self.dry_run,
             bar: ProgressBar::no_length(),
-            ledger: Ledger { is_json: self.output.json, is_begun: false },
+            ledger: Ledger::new(self.output.json),
             tally: Tally::default(),
         };
         work.ledger.begin()?;
@@ -235,22 +236,22 @@ impl Tally {
         })
     }
 
-    fn print(&self, is_dry: bool) -> Result<(), Stop> {
+    fn sentences(&self, is_dry: bool) -> String {
         let Self { looked_at, changed, old_micros, new_micros, .. } = self;
         let change = if is_dry { "would change" } else { "changed" };
         let (old, new) = (Dollars(*old_micros), Dollars(*new_micros));
-        output::line(format!(
+        let mut text = format!(
             "Sessions looked at: {looked_at}. Those that {change}: {changed}, from {old} to {new} USD \
-             in all."
-        ))?;
+             in all.\n"
+        );
         for ((kind, provider, model), sessions) in &self.unpriced {
             let name = output::plain(&name(*kind, provider, model));
-            output::line(format!("The price book has no price for {name}: sessions: {sessions}"))?;
+            let _ = writeln!(text, "The price book has no price for {name}: sessions: {sessions}");
         }
         if self.has_unnamed {
-            output::line("It has none for others, too.")?;
+            text += "It has none for others, too.\n";
         }
-        Ok(())
+        text
     }
 }
 
@@ -262,51 +263,81 @@ fn name(kind: UsageKind, provider: &str, model: &str) -> String {
 struct Ledger {
     is_json: bool,
     is_begun: bool,
+    is_unread: bool,
 }
 
 impl Ledger {
-    fn begin(&self) -> Result<(), Stop> {
-        if self.is_json { output::bytes(b"{\"data\": {\"sessions\": [") } else { Ok(()) }
+    fn new(is_json: bool) -> Self {
+        Self { is_json, is_begun: false, is_unread: false }
+    }
+
+    fn begin(&mut self) -> Result<(), Stop> {
+        if self.is_json { self.print("{\"data\": {\"sessions\": [") } else { Ok(()) }
     }
 
     fn add(&mut self, change: &Repriced) -> Result<(), Stop> {
-        let Repriced { bill, old, unpriced } = change;
-        let (old, new) = (Dollars(old.micros), Dollars(bill.cost.micros));
         let is_first = !std::mem::replace(&mut self.is_begun, true);
-        if self.is_json {
-            let unpriced = unpriced.iter().map(
-                |line| json!({ "kind": line.kind, "provider": line.provider, "model": line.model }),
-            );
-            let shown = json!({
-                "session_id": bill.session_id,
-                "old_cost_usd": old,
-                "new_cost_usd": new,
-                "unpriced": unpriced.collect::<Vec<_>>(),
-            });
-            let before = if is_first { "\n" } else { ",\n" };
-            return output::bytes(format!("{before}{shown}").as_bytes());
-        }
-        if is_first {
-            Self::row("session", "old cost", "new cost", "without a price")?;
-            let [id, cost, names] = [36, 12, 15].map(|width| "─".repeat(width));
-            Self::row(&id, &cost, &cost, &names)?;
-        }
-        let names = unpriced.iter().map(|line| name(line.kind, &line.provider, &line.model));
-        let names = output::plain(&names.collect::<Vec<_>>().join(", "));
-        Self::row(&bill.session_id.to_string(), &old.to_string(), &new.to_string(), &names)
+        let text = match (self.is_json, is_first) {
+            (true, true) => format!("\n{}", object(change)),
+            (true, false) => format!(",\n{}", object(change)),
+            (false, true) => head() + &row(change),
+            (false, false) => row(change),
+        };
+        self.print(&text)
     }
 
-    fn row(session: &str, old: &str, new: &str, names: &str) -> Result<(), Stop> {
-        let row = format!(" {session:<36}  {old:>12}  {new:>12}  {names}");
-        output::line(row.trim_end())
-    }
-
-    fn end(&self, tally: &Tally, is_dry: bool) -> Result<(), Stop> {
+    fn end(&mut self, tally: &Tally, is_dry: bool) -> Result<(), Stop> {
         if !self.is_json {
-            return tally.print(is_dry);
+            return self.print(&tally.sentences(is_dry));
         }
         let shown = tally.shown(is_dry).to_string();
         let rest = shown.strip_prefix('{').unwrap_or_default();
-        output::bytes(format!("\n], {rest}}}\n").as_bytes())
+        self.print(&format!("\n], {rest}}}\n"))
     }
+
+    /// When nobody reads on, the work goes on: half of it would be worse than none.
+    fn print(&mut self, text: &str) -> Result<(), Stop> {
+        if self.is_unread {
+            return Ok(());
+        }
+        match output::bytes(text.as_bytes()) {
+            Err(Stop::Unread) => {
+                self.is_unread = true;
+                Ok(())
+            }
+            printed => printed,
+        }
+    }
+}
+
+fn object(change: &Repriced) -> Value {
+    let Repriced { bill, old, unpriced } = change;
+    let unpriced = unpriced
+        .iter()
+        .map(|line| json!({ "kind": line.kind, "provider": line.provider, "model": line.model }));
+    json!({
+        "session_id": bill.session_id,
+        "old_cost_usd": Dollars(old.micros),
+        "new_cost_usd": Dollars(bill.cost.micros),
+        "unpriced": unpriced.collect::<Vec<_>>(),
+    })
+}
+
+fn row(change: &Repriced) -> String {
+    let Repriced { bill, old, unpriced } = change;
+    let names = unpriced.iter().map(|line| name(line.kind, &line.provider, &line.model));
+    let names = output::plain(&names.collect::<Vec<_>>().join(", "));
+    let costs = [old.micros, bill.cost.micros].map(|micros| Dollars(micros).to_string());
+    columns(&bill.session_id.to_string(), costs.each_ref().map(String::as_str), &names)
+}
+
+fn head() -> String {
+    let [id, cost, names] = [36, 12, 15].map(|width| "─".repeat(width));
+    columns("session", ["old cost", "new cost"], "without a price")
+        + &columns(&id, [&cost; 2], &names)
+}
+
+fn columns(session: &str, [old, new]: [&str; 2], names: &str) -> String {
+    let row = format!(" {session:<36}  {old:>12}  {new:>12}  {names}");
+    format!("{}\n", row.trim_end())
 }

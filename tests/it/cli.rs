@@ -290,6 +290,25 @@ fn sessions_get_the_cost_that_the_present_price_book_gives_them() {
 }
 
 #[test]
+fn sessions_are_repriced_to_the_last_even_if_nobody_reads_on() {
+    let desk = Desk::new();
+    let second = NOBODY.replace("00ff", "0002");
+    desk.write("calls.ndjson", &format!("{}{}", call(&[]), call(&[("session_id", json!(second))])));
+    desk.run(&["ingest", "calls.ndjson"]).ended(0);
+    desk.write("text.toml", VOICE_BOOK);
+    desk.write("json.toml", &VOICE_BOOK.replace("15", "30"));
+    for (prices, format) in [("text.toml", &[][..]), ("json.toml", &["--json"])] {
+        let since = ["sessions", "reprice", "--since", "2026-01-01T00:00:00Z", "--prices", prices];
+        let mut command = desk.command(&[&since[..], format].concat());
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        assert!(command.stdout(writer).status().unwrap().success());
+        let left = desk.run(&[&since[..], &["--json"]].concat()).ended(0).data();
+        assert_eq!((left["looked_at"].as_i64(), left["changed"].as_i64()), (Some(2), Some(0)));
+    }
+}
+
+#[test]
 fn sessions_that_cannot_be_repriced_are_each_named() {
     let desk = Desk::new();
     let in_progress = NOBODY.replace("00ff", "0003");
