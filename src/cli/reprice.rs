@@ -100,8 +100,8 @@ impl Work {
         let totals = self.store.history_totals(&HistoryFilter::default()).await;
         let all = totals.ok().and_then(|totals| u64::try_from(totals.sessions).ok());
         let (bar, template) = match all {
-            Some(all) => (ProgressBar::new(all), "{bar:40} {pos} of {len} looked at, {eta} left"),
-            None => (bar, "{spinner} {pos} looked at  {elapsed}"),
+            Some(all) => (ProgressBar::new(all), "{bar:40} {pos} of {len} sessions, {eta} left"),
+            None => (bar, "{spinner} {pos} sessions  {elapsed}"),
         };
         bar.set_style(ProgressStyle::with_template(template).expect("the templates are constants"));
         bar.enable_steady_tick(Duration::from_millis(200));
