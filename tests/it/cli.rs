@@ -220,6 +220,18 @@ fn a_dry_run_writes_nothing() {
 const VOICE_BOOK: &str = "[[price]]\nkind = \"tts\"\nprovider = \"chatterbox\"\n\
                           model = \"chatterbox-en-v1\"\nunit = \"1M characters\"\nprice = \"15\"\n";
 
+/// What a book without them says of the call's other models; at the end with a number of sessions.
+fn unpriced(sessions: Option<u32>) -> Value {
+    let line = |kind: &str, model: &str| {
+        let mut line = json!({"kind": kind, "provider": "openai", "model": model});
+        if let Some(sessions) = sessions {
+            line["sessions"] = json!(sessions);
+        }
+        line
+    };
+    json!([line("llm", "gpt-4o-mini"), line("stt", "whisper-1")])
+}
+
 #[test]
 fn sessions_get_the_cost_that_the_present_price_book_gives_them() {
     let desk = Desk::new();
@@ -249,16 +261,6 @@ fn sessions_get_the_cost_that_the_present_price_book_gives_them() {
 
     // Named twice, it is done once.
     let named = desk.run(&[&reprice[..], &[SESSION, SESSION, "--json"]].concat()).ended(0).data();
-    let unpriced = |sessions: Option<u32>| {
-        let line = |kind: &str, model: &str| {
-            let mut line = json!({"kind": kind, "provider": "openai", "model": model});
-            if let Some(sessions) = sessions {
-                line["sessions"] = json!(sessions);
-            }
-            line
-        };
-        json!([line("llm", "gpt-4o-mini"), line("stt", "whisper-1")])
-    };
     assert_eq!(
         named,
         json!({
