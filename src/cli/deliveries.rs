@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use chrono::{DateTime, SubsecRound as _, Utc};
+use chrono::{DateTime, Utc};
 use clap::{Args, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Value, json};
@@ -19,7 +19,7 @@ use crate::store::{
 use crate::webhook::MessageId;
 
 use super::output::{LimitSettings, OutputSettings};
-use super::{Stop, open, output};
+use super::{Stop, open, output, parse_time};
 
 /// How often progress is looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
@@ -335,9 +335,4 @@ fn parse_state(text: &str) -> Result<DeliveryState, String> {
 fn parse_message(text: &str) -> Result<MessageId, String> {
     let id = MessageId::parse(text);
     id.ok_or_else(|| "expected a webhook-id: `msg_` and 32 hexadecimal digits".to_owned())
-}
-
-fn parse_time(text: &str) -> Result<DateTime<Utc>, String> {
-    let time = DateTime::parse_from_rfc3339(text).map(|time| time.to_utc().trunc_subsecs(6));
-    time.map_err(|_| "expected a time such as 2026-05-28T14:20:43Z".to_owned())
 }

@@ -12,6 +12,7 @@ mod migrate;
 mod open;
 mod output;
 mod publish;
+mod reprice;
 mod run;
 mod schema;
 mod sessions;
@@ -19,6 +20,7 @@ mod sessions;
 use std::io;
 use std::process::ExitCode;
 
+use chrono::{DateTime, SubsecRound as _, Utc};
 use clap::error::ErrorKind;
 use clap::{Parser, Subcommand};
 use tracing::level_filters::LevelFilter;
@@ -211,6 +213,12 @@ fn one_sentence(text: &str) -> String {
         sentence.push_str(line);
     }
     sentence
+}
+
+/// A time on the command line.
+fn parse_time(text: &str) -> Result<DateTime<Utc>, String> {
+    let time = DateTime::parse_from_rfc3339(text).map(|time| time.to_utc().trunc_subsecs(6));
+    time.map_err(|_| "expected a time such as 2026-05-28T14:20:43Z".to_owned())
 }
 
 impl Command {

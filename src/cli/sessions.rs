@@ -7,6 +7,7 @@ use crate::config::StoreSettings;
 use crate::finalize;
 
 use super::output::OutputSettings;
+use super::reprice::RepriceCommand;
 use super::{Stop, open, output};
 
 /// `finalizer sessions …`
@@ -14,6 +15,11 @@ use super::{Stop, open, output};
 pub(super) enum SessionsCommand {
     /// Print one session: the API's `data`, as JSON, without a signed URL of the recording
     Show(ShowSession),
+    /// Give finalized sessions the cost that their usage has by the present price book
+    ///
+    /// The new cost is a new version of the session, but no new revision: no webhook is sent. What
+    /// costs the same is left alone, so a run that was interrupted can simply be run again.
+    Reprice(RepriceCommand),
 }
 
 /// `finalizer sessions show`
@@ -30,8 +36,10 @@ pub(super) struct ShowSession {
 
 impl SessionsCommand {
     pub(super) async fn perform(self) -> Result<(), Stop> {
-        let Self::Show(command) = self;
-        command.perform().await
+        match self {
+            Self::Show(command) => command.perform().await,
+            Self::Reprice(command) => command.perform().await,
+        }
     }
 }
 

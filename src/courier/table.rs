@@ -11,12 +11,12 @@ use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
 use crate::clock::SystemClock;
-use crate::finalize::{Session, Totals};
+use crate::finalize::{Repriced, Session, Totals};
 use crate::store::{
-    ApiKey, ApiKeyChange, AttemptResult, AwaitedFile, Batch, Cursor, Delivery, DeliveryFilter,
-    DeliveryState, DeliveryStory, DueEndpoint, Endpoint, EndpointHealth, Expired, Failure,
-    FailureFilter, HistoryFilter, Next, Owed, Recorded, Redelivery, RedeliveryRange, Slot, Store,
-    StoreError, Taken, Terms, Unjoined, Verdict, Walked,
+    ApiKey, ApiKeyChange, AttemptResult, AwaitedFile, Batch, Bills, Cursor, Delivery,
+    DeliveryFilter, DeliveryState, DeliveryStory, DueEndpoint, Endpoint, EndpointHealth, Expired,
+    Failure, FailureFilter, HistoryFilter, Next, Owed, Recorded, Redelivery, RedeliveryRange, Slot,
+    Store, StoreError, Taken, Terms, Unjoined, Verdict, Walked,
 };
 use crate::webhook::MessageId;
 
@@ -327,6 +327,19 @@ impl Store for Table {
         _cursor: Cursor,
         _limit: u32,
     ) -> Result<Walked, StoreError> {
+        unreachable!("the courier does not ask for this")
+    }
+
+    async fn bills(
+        &self,
+        _since: DateTime<Utc>,
+        _from: Uuid,
+        _limit: u32,
+    ) -> Result<Bills, StoreError> {
+        unreachable!("the courier does not ask for this")
+    }
+
+    async fn reprice(&self, _changes: &[Repriced]) -> Result<Vec<Uuid>, StoreError> {
         unreachable!("the courier does not ask for this")
     }
 

@@ -127,6 +127,11 @@ impl PriceBook {
         Cost { micros: round_to_micros(total), breakdown: breakdown.to_json() }
     }
 
+    /// What of this usage has no price.
+    pub fn unpriced<'a>(&self, usage: &'a Usage) -> impl Iterator<Item = &'a UsageLine> {
+        usage.lines.iter().filter(|line| self.shares(line).is_none())
+    }
+
     /// What a line costs; none if the book has no price for it, or only in a unit that the line
     /// was not metered in.
     fn shares(&self, line: &UsageLine) -> Option<Decimal> {
@@ -231,7 +236,7 @@ impl<'a> BreakdownLine<'a> {
 /// Micro-dollars, shown as dollars with six decimals.
 #[derive(Debug, Clone, Copy, ToSchema)]
 #[schema(value_type = String, example = "0.014200")]
-pub(super) struct Dollars(pub(super) i64);
+pub struct Dollars(pub i64);
 
 impl fmt::Display for Dollars {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

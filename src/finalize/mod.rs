@@ -5,6 +5,7 @@ mod history;
 mod join;
 mod merge;
 mod recording;
+mod reprice;
 #[cfg(test)]
 mod sample;
 mod session;
@@ -12,13 +13,14 @@ mod summary;
 mod transcript;
 mod usage;
 
-pub use cost::{Cost, PriceBook, PriceBookError};
+pub use cost::{Cost, Dollars, PriceBook, PriceBookError};
 pub use history::{HistoryData, Totals};
 pub use join::{JoinedBy, JoinedEgress, recorded_span};
 pub use merge::{Change, NewDelivery, NewMessage, Outcome, Plan, Prepared, Snapshot, plan};
 pub use recording::{
     Finding, RecordingState, RecordingStatus, egress_outcome, merge_egress, settle_recording,
 };
+pub use reprice::{Bill, Repriced};
 pub use session::{Session, finalize, start};
 pub use summary::{SessionData, full_payload, session_data, thin_payload};
 pub use transcript::{Turn, transcript_text, turns};

@@ -29,7 +29,7 @@ use sqlx::migrate::{Migration, MigrationType, Migrator};
 use uuid::Uuid;
 
 use crate::event::{FailureCode, Rejection};
-use crate::finalize::{Outcome, Prepared, Session, Totals};
+use crate::finalize::{Bill, Outcome, Prepared, Repriced, Session, Totals};
 use crate::webhook::MessageId;
 
 pub use crate::webhook::Endpoint;
@@ -143,6 +143,19 @@ pub trait Store: Send + Sync + 'static {
         cursor: Cursor,
         limit: u32,
     ) -> Result<Walked, StoreError>;
+
+    /// What sessions cost that were finalized then or later: of the next few sessions in the order
+    /// of their ids, from this one on, whichever they are.
+    async fn bills(
+        &self,
+        since: DateTime<Utc>,
+        from: Uuid,
+        limit: u32,
+    ) -> Result<Bills, StoreError>;
+
+    /// Gives sessions another cost, as the next version; which: those that are still in the version
+    /// that their bill was read in. Nothing else of them changes, and nobody is told.
+    async fn reprice(&self, changes: &[Repriced]) -> Result<Vec<Uuid>, StoreError>;
 
     // ---- endpoints ----
 
@@ -402,6 +415,17 @@ impl Unjoined {
     pub fn is_empty(&self) -> bool {
         self.sessions.is_empty() && self.egresses.is_empty() && !self.is_everything
     }
+}
+
+/// A part of what sessions cost.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Bills {
+    /// What those cost that were asked for.
+    pub bills: Vec<Bill>,
+    /// How many sessions were looked at.
+    pub looked_at: u64,
+    /// Where to go on; `None` at the end.
+    pub next: Option<Uuid>,
 }
 
 /// An event that could not be finalized.

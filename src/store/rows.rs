@@ -8,12 +8,14 @@ use uuid::Uuid;
 use super::redelivery::ToldMessage;
 use super::transaction::Health;
 use super::{
-    ApiKey, Attempt, AwaitedFile, Cursor, Delivery, DeliveryState, DueEndpoint, Endpoint,
+    ApiKey, Attempt, AwaitedFile, Bills, Cursor, Delivery, DeliveryState, DueEndpoint, Endpoint,
     EndpointHealth, Failure, Owed, Position, Redelivery, RedeliveryRange, RedeliveryState,
     Statuses, StoreError, Walked,
 };
 use crate::event::{Digest, Egress, FailureCode, Rejection};
-use crate::finalize::{JoinedBy, JoinedEgress, RecordingState, RecordingStatus, Session, Totals};
+use crate::finalize::{
+    Bill, Cost, JoinedBy, JoinedEgress, RecordingState, RecordingStatus, Session, Totals,
+};
 use crate::webhook::{EventType, Failing, MessageId, PayloadKind};
 
 /// A stored value that this release cannot read: a defect, or a newer release's writing.
@@ -192,6 +194,32 @@ impl From<TotalsRow> for Totals {
             tts_characters: row.tts_characters,
             cost_micros: row.cost_micros,
         }
+    }
+}
+
+row!(BillRow {
+    session_id: Uuid,
+    version: i32,
+    cost_micros: i64,
+    cost_breakdown: Option<String>,
+    usage: Option<String>,
+});
+
+/// What those cost that are wanted, of at most so many sessions, and which is to be the next.
+pub(super) fn bills(rows: Vec<BillRow>, limit: u32) -> Bills {
+    let looked_at = rows.len() as u64;
+    let last = rows.last().filter(|_| looked_at >= u64::from(limit));
+    let next = last.and_then(|last| last.session_id.as_u128().checked_add(1)).map(Uuid::from_u128);
+    let bills = rows.into_iter().filter_map(BillRow::bill).collect();
+    Bills { bills, looked_at, next }
+}
+
+impl BillRow {
+    /// None for a session that was not asked for.
+    fn bill(self) -> Option<Bill> {
+        let (usage, breakdown) = self.usage.zip(self.cost_breakdown)?;
+        let cost = Cost { micros: self.cost_micros, breakdown };
+        Some(Bill { session_id: self.session_id, version: self.version, usage, cost })
     }
 }
 

@@ -173,6 +173,48 @@ macro_rules! impl_store {
                 within(self.walk(filter, cursor, limit)).await
             }
 
+            async fn bills(
+                &self,
+                since: DateTime<Utc>,
+                from: Uuid,
+                limit: u32,
+            ) -> Result<Bills, StoreError> {
+                within(async {
+                    let rows: Vec<BillRow> = query_as(sql::BILLS)
+                        .bind(since)
+                        .bind(from)
+                        .bind(i64::from(limit))
+                        .fetch_all(&self.readers)
+                        .await
+                        .map_err(failed)?;
+                    Ok(bills(rows, limit))
+                })
+                .await
+            }
+
+            async fn reprice(&self, changes: &[Repriced]) -> Result<Vec<Uuid>, StoreError> {
+                within(async {
+                    let mut bills: Vec<&Bill> = changes.iter().map(|change| &change.bill).collect();
+                    // In the order in which workers lock them, so that nobody waits for each other.
+                    bills.sort_unstable_by_key(|bill| bill.session_id);
+                    let (mut tx, mut repriced) = (self.begin().await?, Vec::new());
+                    for bill in bills {
+                        let changed = query(sql::REPRICE)
+                            .bind(bill.session_id)
+                            .bind(bill.version)
+                            .bind(bill.cost.micros)
+                            .bind(&bill.cost.breakdown)
+                            .execute(&mut *tx)
+                            .await
+                            .map_err(failed)?;
+                        repriced.extend((changed.rows_affected() > 0).then_some(bill.session_id));
+                    }
+                    tx.commit().await.map_err(failed)?;
+                    Ok(repriced)
+                })
+                .await
+            }
+
             async fn add_endpoint(&self, endpoint: &Endpoint) -> Result<(), StoreError> {
                 within(async {
                     query(sql::ADD_ENDPOINT)

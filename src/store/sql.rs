@@ -135,6 +135,20 @@ pub(super) const INSTALLATION: &str = "SELECT installation_id FROM installation"
 pub(super) const SESSION: &str =
     concat!("SELECT ", session_columns!(), " FROM sessions WHERE session_id = $1");
 
+/// The next sessions, whichever they are: however few were finalized since, a step is a short one.
+pub(super) const BILLS: &str = "SELECT session_id, version, cost_micros,
+        CASE WHEN finalized_at >= $1 THEN cost_breakdown END AS cost_breakdown,
+        CASE WHEN finalized_at >= $1 THEN usage END AS usage
+    FROM sessions
+    WHERE session_id >= $2
+    ORDER BY session_id
+    LIMIT $3";
+
+/// Only what a price book decides. Any other change of the session is another version.
+pub(super) const REPRICE: &str = "UPDATE sessions
+    SET cost_micros = $3, cost_breakdown = $4, version = version + 1
+    WHERE session_id = $1 AND version = $2";
+
 /// The conditions stand as the partial index has them, or SQLite would not use it.
 pub(super) const OVERDUE_RECORDINGS: &str = "SELECT session_id FROM sessions
     WHERE recording_status IN ('PENDING', 'PROCESSING') AND finalized_at <= $1

@@ -20,9 +20,9 @@ use uuid::Uuid;
 
 use super::redelivery::ToldMessage;
 use super::rows::{
-    ApiKeyRow, AttemptRow, AwaitedFileRow, DeliveryRow, DeliveryStoryRow, DueEndpointRow,
+    ApiKeyRow, AttemptRow, AwaitedFileRow, BillRow, DeliveryRow, DeliveryStoryRow, DueEndpointRow,
     EgressRow, EndpointRow, FailureRow, FinalizedRow, HealthRow, OwedRow, RawFailureRow,
-    RedeliveryRow, SessionRow, ToldMessageRow, TotalsRow, delivery_state, event_type_list,
+    RedeliveryRow, SessionRow, ToldMessageRow, TotalsRow, bills, delivery_state, event_type_list,
     read_all, walked,
 };
 use super::shared::{COUNTED_AT_ONCE, MOST_COUNTED, number};
@@ -34,14 +34,14 @@ use super::transaction::{
     DeliveryToKeep, EgressKeys, FailureToKeep, Health, Rowwise, SessionKeys, Transaction,
 };
 use super::{
-    ApiKey, ApiKeyChange, AttemptResult, AwaitedFile, Batch, Cause, Cursor, Delivery,
+    ApiKey, ApiKeyChange, AttemptResult, AwaitedFile, Batch, Bills, Cause, Cursor, Delivery,
     DeliveryFilter, DeliveryState, DeliveryStory, DueEndpoint, Endpoint, EndpointHealth, Expired,
     Failure, FailureFilter, HistoryFilter, Owed, Recorded, Redelivery, RedeliveryRange, Slot,
     Store, StoreError, Taken, Terms, Unjoined, Walked, record, recording, redelivery, sql, take,
     within,
 };
 use crate::event::FailureCode;
-use crate::finalize::{JoinedBy, JoinedEgress, NewMessage, Session, Totals};
+use crate::finalize::{Bill, JoinedBy, JoinedEgress, NewMessage, Repriced, Session, Totals};
 use crate::webhook::{MessageId, PayloadKind, RateLimit};
 
 const MIGRATIONS: &[super::MigrationFile] = &[

@@ -124,6 +124,10 @@ fn a_run_serves_until_it_is_told_to_stop() {
     let beside = desk.run(&["ingest", "other.ndjson", "--json"]).ended(0);
     assert_eq!(beside.data()["finalized"], 1);
     desk.run(&["check"]).ended(0);
+    let (_, body) = answer.split_once("\r\n\r\n").unwrap();
+    let read = serde_json::from_str::<Value>(body).unwrap()["data"].take();
+    let shown = desk.run(&["sessions", "show", SESSION]).ended(0).out;
+    assert_eq!(serde_json::from_str::<Value>(&shown).unwrap(), read);
 
     let terminated = Command::new("kill").arg(server.id().to_string()).status().unwrap();
     assert!(terminated.success());
@@ -210,6 +214,138 @@ fn a_dry_run_writes_nothing() {
     let run = desk.run(&["ingest", "bad.json", "call.json", "--dry-run"]).ended(1);
     assert!(run.err.contains("bad.json  unsupported_version  "), "{}", run.err);
     assert!(run.out.contains(SESSION), "the good one is shown all the same: {}", run.out);
+}
+
+/// A book that knows nothing but what the call spoke: its 244 characters cost 0.003660.
+const VOICE_BOOK: &str = "[[price]]\nkind = \"tts\"\nprovider = \"chatterbox\"\n\
+                          model = \"chatterbox-en-v1\"\nunit = \"1M characters\"\nprice = \"15\"\n";
+
+/// What a book without them says of the call's other models; at the end with a number of sessions.
+fn unpriced(sessions: Option<u32>) -> Value {
+    let line = |kind: &str, model: &str| {
+        let mut line = json!({"kind": kind, "provider": "openai", "model": model});
+        if let Some(sessions) = sessions {
+            line["sessions"] = json!(sessions);
+        }
+        line
+    };
+    json!([line("llm", "gpt-4o-mini"), line("stt", "whisper-1")])
+}
+
+#[test]
+fn sessions_get_the_cost_that_the_present_price_book_gives_them() {
+    let desk = Desk::new();
+    let other = NOBODY.replace("00ff", "0002");
+    let unended = call(&[("type", json!("session.started")), ("session_id", json!(NOBODY))]);
+    let ended = call(&[("session_id", json!(other))]);
+    desk.write("calls.ndjson", &format!("{}{ended}{unended}", call(&[])));
+    desk.run(&["ingest", "calls.ndjson"]).ended(0);
+    desk.write("prices.toml", VOICE_BOOK);
+    let reprice = ["sessions", "reprice", "--prices", "prices.toml"];
+    let shown = || -> Value {
+        serde_json::from_str(&desk.run(&["sessions", "show", SESSION]).ended(0).out).unwrap()
+    };
+    let before = shown();
+    assert_eq!(before["estimated_cost_usd"], "0.000690");
+
+    let dry = desk.run(&[&reprice[..], &["--since", "2026-01-01T00:00:00Z", "--dry-run"]].concat());
+    let dry = dry.ended(0);
+    let row = dry.out.lines().find(|line| line.contains(SESSION)).unwrap();
+    let cells: Vec<&str> = row.split_whitespace().collect();
+    assert_eq!(cells[..3], [SESSION, "0.000690", "0.003660"]);
+    assert!(row.ends_with("llm openai gpt-4o-mini, stt openai whisper-1"), "{row}");
+    let told = "Sessions looked at: 2. Those that would change: 2, from 0.001380 to 0.007320 USD";
+    assert!(dry.out.contains(told), "{}", dry.out);
+    assert!(dry.out.contains("no price for stt openai whisper-1: sessions: 2"), "{}", dry.out);
+    assert_eq!(shown(), before, "a dry run writes nothing");
+
+    // Named twice, it is done once.
+    let named = desk.run(&[&reprice[..], &[SESSION, SESSION, "--json"]].concat()).ended(0).data();
+    assert_eq!(
+        named,
+        json!({
+            "sessions": [{
+                "session_id": SESSION, "old_cost_usd": "0.000690", "new_cost_usd": "0.003660",
+                "unpriced": unpriced(None),
+            }],
+            "dry_run": false, "looked_at": 1, "changed": 1, "failed": 0,
+            "old_cost_usd": "0.000690", "new_cost_usd": "0.003660", "unpriced": unpriced(Some(1)),
+        })
+    );
+    let after = shown();
+    let mut expected = before.clone();
+    expected["estimated_cost_usd"] = json!("0.003660");
+    expected["cost_breakdown"] = after["cost_breakdown"].clone();
+    expected["version"] = json!(before["version"].as_i64().unwrap() + 1);
+    assert_eq!(after, expected);
+    assert_ne!(after["cost_breakdown"], before["cost_breakdown"]);
+
+    let since = [&reprice[..], &["--since", "2026-01-01T00:00:00Z", "--json"]].concat();
+    let rest = desk.run(&since).ended(0).data();
+    assert_eq!((rest["looked_at"].as_i64(), rest["changed"].as_i64()), (Some(2), Some(1)));
+    assert_eq!(rest["sessions"][0]["session_id"], json!(other));
+    let again = desk.run(&since).ended(0).data();
+    assert_eq!((again["changed"].as_i64(), &again["sessions"]), (Some(0), &json!([])));
+    assert_eq!(shown(), after, "what costs the same is left alone");
+    let future = [&reprice[..], &["--since", "9999-01-01T00:00:00Z", "--json"]].concat();
+    assert_eq!(desk.run(&future).ended(0).data()["looked_at"], 0);
+}
+
+#[test]
+fn sessions_are_repriced_to_the_last_even_if_nobody_reads_on() {
+    let desk = Desk::new();
+    let second = NOBODY.replace("00ff", "0002");
+    desk.write("calls.ndjson", &format!("{}{}", call(&[]), call(&[("session_id", json!(second))])));
+    desk.run(&["ingest", "calls.ndjson"]).ended(0);
+    desk.write("text.toml", VOICE_BOOK);
+    desk.write("json.toml", &VOICE_BOOK.replace("15", "30"));
+    for (prices, format) in [("text.toml", &[][..]), ("json.toml", &["--json"])] {
+        let since = ["sessions", "reprice", "--since", "2026-01-01T00:00:00Z", "--prices", prices];
+        let mut command = desk.command(&[&since[..], format].concat());
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        assert!(command.stdout(writer).status().unwrap().success());
+        let left = desk.run(&[&since[..], &["--json"]].concat()).ended(0).data();
+        assert_eq!((left["looked_at"].as_i64(), left["changed"].as_i64()), (Some(2), Some(0)));
+    }
+}
+
+#[test]
+fn sessions_that_cannot_be_repriced_are_each_named() {
+    let desk = Desk::new();
+    let in_progress = NOBODY.replace("00ff", "0003");
+    let unended = call(&[("type", json!("session.started")), ("session_id", json!(in_progress))]);
+    desk.write("calls.ndjson", &format!("{}{unended}", call(&[])));
+    desk.run(&["ingest", "calls.ndjson"]).ended(0);
+    desk.write("prices.toml", VOICE_BOOK);
+    let arguments = ["sessions", "reprice", NOBODY, SESSION, &in_progress];
+    let mut command = desk.command(&arguments);
+    command.env("FINALIZER_PRICES", "prices.toml");
+    let run = Run::of(command.output().unwrap()).ended(1);
+    let told: Vec<&str> = run.err.lines().collect();
+    assert_eq!(told.len(), 2, "{}", run.err);
+    assert_eq!(told[0], format!("There is no session {NOBODY}."));
+    assert!(told[1].contains(&in_progress) && told[1].contains("in progress"), "{}", run.err);
+    assert!(run.out.contains("Those that changed: 1"), "the others are done: {}", run.out);
+}
+
+#[test]
+fn a_reprice_that_cannot_begin_says_why() {
+    let desk = Desk::new();
+    for (arguments, told) in [
+        (&["sessions", "reprice"][..], "SESSION"),
+        (&["sessions", "reprice", SESSION, "--since", "2026-01-01T00:00:00Z"], "--since"),
+        (&["sessions", "reprice", "--since", "yesterday"], "2026-05-28T14:20:43Z"),
+        (&["sessions", "reprice", "call-17"], "call-17"),
+        (&["sessions", "reprice", SESSION, "--prices", "none.toml"], "none.toml"),
+    ] {
+        let run = desk.run(arguments).ended(2);
+        assert!(run.err.lines().count() == 1 && run.err.contains(told), "{}", run.err);
+    }
+    let run = desk.run(&["sessions", "reprice", SESSION]).ended(3);
+    assert!(run.err.contains("finalizer-data/finalizer.db"), "{}", run.err);
+    assert_eq!(std::fs::read_dir(desk.path()).unwrap().count(), 0, "nothing is made");
+    assert!(run.out.is_empty(), "{}", run.out);
 }
 
 #[test]

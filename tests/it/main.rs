@@ -19,6 +19,7 @@ mod merge;
 mod migrations;
 mod oracle;
 mod recordings;
+mod reprice;
 mod samples;
 mod scenarios;
 mod store;
