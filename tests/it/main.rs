@@ -18,6 +18,7 @@ mod hostile;
 mod merge;
 mod migrations;
 mod oracle;
+mod presigned;
 mod recordings;
 mod samples;
 mod scenarios;

@@ -2,9 +2,11 @@
 //! the whole service: a broker, a network that fails, receivers, processes.
 
 pub(crate) mod broker;
+pub(crate) mod bucket;
 #[path = "../../../src/courier/hostile.rs"]
 pub(crate) mod hostile;
 pub(crate) mod inside;
+pub(crate) mod programs;
 pub(crate) mod proxy;
 pub(crate) mod receiver;
 pub(crate) mod service;
