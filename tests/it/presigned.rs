@@ -9,7 +9,7 @@ use url::Url;
 use crate::harness::bucket::{BUCKET, Bucket};
 use crate::harness::programs::{Fetched, curl};
 use crate::harness::service::{Caller, Site};
-use crate::harness::{TestDesk, bytes_of, ended, fresh_id, recording, sqlite, until};
+use crate::harness::{TestDesk, bytes_of, ended, fresh_id, recorded, sqlite, until};
 
 /// With all that a signature may trip over.
 const KEY: &str = "eu/acme/Gespräch 1+1 (a&b).mp4";
@@ -153,10 +153,14 @@ async fn a_file_that_a_worker_stores_in_the_bucket_is_found_when_it_is_there() {
 async fn a_file_in_a_folder_plays_as_what_it_is() {
     let site = Site::embedded(sqlite().await).await;
     let process = site.start().await;
-    let folder = site.folder().join("finalizer-data/recordings");
-    for (name, content_type) in
-        [("call.mp4", "video/mp4"), ("call.ogg", "audio/ogg"), ("call.wav", "audio/wav")]
-    {
+    let folder = site.recordings();
+    for (name, content_type) in [
+        ("call.mp4", "video/mp4"),
+        ("call.ogg", "audio/ogg"),
+        ("call.wav", "audio/wav"),
+        // It must not run as a page of ours.
+        ("page.html", "application/octet-stream"),
+    ] {
         std::fs::write(folder.join(name), b"0123456789").unwrap();
         let session = session_with_recording(&process.caller(), "", name).await;
         let link = session["recording_presigned_url"].as_str().unwrap();
@@ -166,6 +170,7 @@ async fn a_file_in_a_folder_plays_as_what_it_is() {
         let part = curl(link, &["--range", "4-"]);
         assert_eq!((part.status, part.header("content-type")), (206, content_type));
         assert_eq!((part.header("content-range"), &*part.body), ("bytes 4-9/10", &b"456789"[..]));
+        assert_eq!(whole.header("x-content-type-options"), "nosniff");
         let other = link.replace("expires=", "expires=1");
         assert_eq!(curl(&other, &[]).status, 403);
     }
@@ -175,11 +180,8 @@ async fn a_file_in_a_folder_plays_as_what_it_is() {
 /// Tells of a call and of its recording that is complete; the session as it then reads.
 async fn session_with_recording(caller: &Caller, bucket: &str, filename: &str) -> Value {
     let session_id = fresh_id();
-    let mut complete = recording(session_id, &format!("EG_{session_id}"), "EGRESS_COMPLETE");
-    let egress = &mut complete["egress"];
-    egress["fileResults"][0]["filename"] = json!(filename);
-    egress["roomComposite"]["fileOutputs"][0]["s3"]["bucket"] = json!(bucket);
-    let (status, outcomes) = caller.send_lines(&bytes_of(&[ended(session_id), complete])).await;
+    let events = bytes_of(&[ended(session_id), recorded(session_id, bucket, filename)]);
+    let (status, outcomes) = caller.send_lines(&events).await;
     assert_eq!(status, StatusCode::OK, "{outcomes}");
     let (_, session) = caller.session(session_id).await;
     assert_eq!(session["recording_status"], json!("READY"), "{session}");

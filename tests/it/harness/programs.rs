@@ -26,8 +26,13 @@ pub(crate) struct Fetched {
 }
 
 impl Fetched {
+    /// The header, which must be there once: of two, each reader takes another.
+    #[track_caller]
     pub(crate) fn header(&self, name: &str) -> &str {
-        self.headers[name].to_str().unwrap()
+        let values: Vec<&str> =
+            self.headers.get_all(name).iter().map(|value| value.to_str().unwrap()).collect();
+        assert_eq!(values.len(), 1, "{name}: {values:?}");
+        values[0]
     }
 
     pub(crate) fn text(&self) -> String {
