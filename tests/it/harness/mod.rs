@@ -2,6 +2,7 @@
 //! the whole service: a broker, a network that fails, receivers, processes.
 
 pub(crate) mod broker;
+pub(crate) mod browser;
 pub(crate) mod bucket;
 #[path = "../../../src/courier/hostile.rs"]
 pub(crate) mod hostile;
