@@ -39,7 +39,7 @@ class Lab:
 
     def __enter__(self):
         try:
-            self.servers("install")
+            self.servers("install", "lab")
             self.servers("start")
         except BaseException:
             self.__exit__(*sys.exc_info())

@@ -71,7 +71,10 @@ async fn stream(playable: Playable, request: Request) -> Result<Response, ApiErr
         // It went away between the look and the reading.
         StatusCode::NOT_FOUND => Err(LinkError::Gone.into()),
         _ => {
-            response.headers_mut().extend(headers(content_type));
+            for (name, value) in headers(content_type) {
+                // In place of what was guessed from the name: `extend` would send both.
+                response.headers_mut().insert(name, value);
+            }
             Ok(response.into_response())
         }
     }

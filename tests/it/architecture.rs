@@ -79,6 +79,18 @@ fn both_databases_have_the_same_migrations() {
     assert!(!postgres.is_empty());
 }
 
+/// One TLS stack, of which a C compiler is all that a build needs.
+#[test]
+fn no_dependency_brings_a_second_tls_stack() {
+    let lock =
+        fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("Cargo.lock")).unwrap();
+    let is_locked = |name: &str| lock.contains(&format!("\nname = \"{name}\"\n"));
+    assert!(is_locked("rustls") && is_locked("ring"));
+    let others = ["aws-lc-rs", "aws-lc-sys", "boring-sys", "native-tls", "openssl", "openssl-sys"];
+    let second: Vec<&str> = others.into_iter().filter(|name| is_locked(name)).collect();
+    assert!(second.is_empty(), "{second:?}: find out with `cargo tree --invert`");
+}
+
 /// The webhook page says which test proves what: a test that is renamed or gone would make it lie.
 #[test]
 fn the_tests_that_the_documents_name_exist() {

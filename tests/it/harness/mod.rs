@@ -2,9 +2,12 @@
 //! the whole service: a broker, a network that fails, receivers, processes.
 
 pub(crate) mod broker;
+pub(crate) mod browser;
+pub(crate) mod bucket;
 #[path = "../../../src/courier/hostile.rs"]
 pub(crate) mod hostile;
 pub(crate) mod inside;
+pub(crate) mod programs;
 pub(crate) mod proxy;
 pub(crate) mod receiver;
 pub(crate) mod service;
@@ -233,17 +236,33 @@ pub(crate) fn recording(session_id: Uuid, egress_id: &str, status: &str) -> Valu
         "type": "recording.updated", "schema_version": 1, "event_id": fresh_id(),
         "egress": {
             "egressId": egress_id, "roomName": format!("room-{session_id}"), "status": status,
-            "startedAt": noon().timestamp_nanos_opt().unwrap().to_string(),
-            "endedAt": after(180).timestamp_nanos_opt().unwrap().to_string(),
-            "updatedAt": after(190).timestamp_nanos_opt().unwrap().to_string(),
+            "startedAt": nanoseconds(noon()),
+            "endedAt": nanoseconds(after(180)),
+            "updatedAt": nanoseconds(after(190)),
             "roomComposite": {"fileOutputs": [{"s3": {"bucket": "recordings"}}]},
             "fileResults": [{
                 "filename": "call.mp4", "size": "2956123",
-                "startedAt": after(2).timestamp_nanos_opt().unwrap().to_string(),
+                "startedAt": nanoseconds(after(2)),
                 "location": "https://recordings.s3.amazonaws.com/call.mp4",
             }],
         },
     })
+}
+
+/// `recording.updated` for a recording of that call that is stored there; without a bucket in the
+/// default place.
+pub(crate) fn recorded(session_id: Uuid, bucket: &str, filename: &str) -> Value {
+    let egress_id = format!("EG_{session_id}");
+    let mut complete = recording(session_id, &egress_id, "EGRESS_COMPLETE");
+    let egress = &mut complete["egress"];
+    egress["fileResults"][0]["filename"] = json!(filename);
+    egress["roomComposite"]["fileOutputs"][0]["s3"]["bucket"] = json!(bucket);
+    complete
+}
+
+/// A time as LiveKit writes it.
+pub(crate) fn nanoseconds(time: DateTime<Utc>) -> String {
+    time.timestamp_nanos_opt().unwrap().to_string()
 }
 
 /// An endpoint that hears of everything.

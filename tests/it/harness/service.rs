@@ -2,7 +2,7 @@
 //! killed, and somebody who calls its API.
 
 use std::io::{BufRead as _, BufReader};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::{Arc, Mutex};
 
@@ -79,6 +79,11 @@ impl Site {
         self.folder.path()
     }
 
+    /// The folder of recordings that a process makes when it starts.
+    pub(crate) fn recordings(&self) -> PathBuf {
+        self.folder().join("finalizer-data/recordings")
+    }
+
     /// An endpoint at the receiver that hears of everything.
     pub(crate) async fn subscribe(&self, receiver: &Receiver) -> Uuid {
         let subscribed = subscription(receiver);
@@ -146,7 +151,8 @@ pub(crate) struct Process {
 }
 
 impl Process {
-    fn url(&self) -> Option<String> {
+    /// Where its API is, once it has said so.
+    pub(crate) fn url(&self) -> Option<String> {
         self.log.lock().unwrap().iter().find_map(|line| {
             let line: Value = serde_json::from_str(line).ok()?;
             line["api.url"].as_str().map(str::to_owned)
