@@ -8,6 +8,7 @@ mod recording;
 #[cfg(test)]
 mod sample;
 mod session;
+mod silence;
 mod summary;
 mod transcript;
 mod usage;
@@ -20,6 +21,7 @@ pub use recording::{
     Finding, RecordingState, RecordingStatus, egress_outcome, merge_egress, settle_recording,
 };
 pub use session::{Session, finalize, start};
+pub use silence::{FinishedRoom, ROOM_GRACE, Silence};
 pub use summary::{full_payload, session_data, thin_payload};
 pub use transcript::{Turn, transcript_text, turns};
 pub use usage::{Amounts, Usage, UsageKind, UsageLine, total_usage};

@@ -9,11 +9,13 @@ use super::redelivery::ToldMessage;
 use super::transaction::Health;
 use super::{
     ApiKey, Attempt, AwaitedFile, Cursor, Delivery, DeliveryState, DueEndpoint, Endpoint,
-    EndpointHealth, Failure, Owed, Position, Redelivery, RedeliveryRange, RedeliveryState,
-    Statuses, StoreError, Walked,
+    EndpointHealth, Failure, IntakeState, Owed, Position, Redelivery, RedeliveryRange,
+    RedeliveryState, Statuses, StoreError, Walked,
 };
 use crate::event::{Digest, Egress, FailureCode, Rejection};
-use crate::finalize::{JoinedBy, JoinedEgress, RecordingState, RecordingStatus, Session, Totals};
+use crate::finalize::{
+    FinishedRoom, JoinedBy, JoinedEgress, RecordingState, RecordingStatus, Session, Totals,
+};
 use crate::webhook::{EventType, Failing, MessageId, PayloadKind};
 
 /// A stored value that this release cannot read: a defect, or a newer release's writing.
@@ -27,7 +29,7 @@ pub(super) fn unreadable(what: &str, value: &str) -> StoreError {
 macro_rules! row {
     ($row:ident { $($field:ident: $kind:ty $(= $column:literal)?,)+ }) => {
         pub(super) struct $row {
-            $($field: $kind,)+
+            $(pub(super) $field: $kind,)+
         }
 
         impl<'r, R: Row> FromRow<'r, R> for $row
@@ -86,6 +88,8 @@ row!(SessionRow {
     version: i32,
     digest: Vec<u8>,
     superseded: Vec<u8>,
+    heard_at: Option<DateTime<Utc>>,
+    checkpoint_sequence: Option<i64>,
 });
 
 impl TryFrom<SessionRow> for Session {
@@ -136,6 +140,8 @@ impl TryFrom<SessionRow> for Session {
             version: row.version,
             digest: digest(&row.digest)?,
             superseded: row.superseded.chunks(32).map(digest).collect::<Result<_, _>>()?,
+            heard_at: row.heard_at,
+            checkpoint_sequence: row.checkpoint_sequence,
         })
     }
 }
@@ -237,6 +243,61 @@ impl TryFrom<EgressRow> for JoinedEgress {
             joined_by: row.joined_by.and_then(JoinedBy::from_number),
             version: row.version,
         })
+    }
+}
+
+/// A checkpoint is the transcript of a call: what cannot be read is not repeated.
+pub(super) fn checkpoint(json: &str) -> Result<Session, StoreError> {
+    serde_json::from_str(json).map_err(|_| unreadable("checkpoint", "(a transcript)"))
+}
+
+/// A checkpoint as it is kept.
+pub(super) fn checkpoint_json(checkpoint: &Session) -> String {
+    serde_json::to_string(checkpoint).expect("a session is JSON")
+}
+
+row!(SilentRow {
+    session_id: Uuid,
+    heard_at: DateTime<Utc>,
+});
+
+row!(RoomRow {
+    digest: Vec<u8>,
+    session_id: Option<Uuid>,
+    room_id: Option<String>,
+    room_name: Option<String>,
+    finished_at: DateTime<Utc>,
+    heard_at: DateTime<Utc>,
+});
+
+impl TryFrom<RoomRow> for FinishedRoom {
+    type Error = StoreError;
+
+    fn try_from(row: RoomRow) -> Result<Self, StoreError> {
+        Ok(Self {
+            digest: digest(&row.digest)?,
+            session_id: row.session_id,
+            room_id: row.room_id,
+            room_name: row.room_name,
+            finished_at: row.finished_at,
+            heard_at: row.heard_at,
+        })
+    }
+}
+
+row!(IntakeRow {
+    process_id: Uuid,
+    is_consuming: bool,
+    current_since: Option<DateTime<Utc>>,
+    seen_at: DateTime<Utc>,
+});
+
+impl TryFrom<IntakeRow> for IntakeState {
+    type Error = StoreError;
+
+    fn try_from(row: IntakeRow) -> Result<Self, StoreError> {
+        let IntakeRow { process_id, is_consuming, current_since, seen_at } = row;
+        Ok(Self { process_id, is_consuming, current_since, seen_at })
     }
 }
 

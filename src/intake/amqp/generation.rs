@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use futures_util::StreamExt;
+use futures_util::{FutureExt as _, StreamExt};
 use lapin::message::Delivery;
 use lapin::options::{BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicQosOptions};
 use lapin::types::{AMQPValue, FieldTable};
@@ -12,6 +12,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::ledger::Ledger;
+use super::mark::{MARK_EVERY, Marks};
 use super::topology::{self, DEAD_QUEUE, QUEUE};
 use super::{AmqpSettings, BrokerError, PART, answered, connect};
 use crate::finalize::Prepared;
@@ -61,6 +62,7 @@ struct Lane {
     consumer: Consumer,
     intake: Intake,
     ledger: Ledger,
+    marks: Marks,
     source: Arc<str>,
     answers: mpsc::UnboundedSender<(u64, Disposition)>,
     answered: mpsc::UnboundedReceiver<(u64, Disposition)>,
@@ -78,10 +80,12 @@ impl Lane {
         let consumer = answered(consume).await?;
         let (answers, answered) = mpsc::unbounded_channel();
         let (ledger, source) = (Ledger::default(), format!("amqp:{queue}").into());
-        Ok(Self { queue, channel, consumer, intake, ledger, source, answers, answered })
+        let marks = Marks::default();
+        Ok(Self { queue, channel, consumer, intake, ledger, marks, source, answers, answered })
     }
 
     async fn run(&mut self, shutdown: &CancellationToken) -> Result<(), BrokerError> {
+        let mut marking = tokio::time::interval(MARK_EVERY);
         loop {
             tokio::select! {
                 delivery = self.consumer.next() => {
@@ -94,8 +98,35 @@ impl Lane {
                     self.settle(tag, &disposition);
                     self.acknowledge().await?;
                 }
+                _ = marking.tick(), if self.queue == QUEUE => {
+                    if !self.mark().await? {
+                        return self.finish().await;
+                    }
+                }
                 () = shutdown.cancelled() => return self.finish().await,
             }
+        }
+    }
+
+    /// Notes how much there is to be done until all is taken that is in the queue now; `false` when
+    /// intake is closed. What the broker sent before its answer is here by then, and is taken first:
+    /// it is not among what is left in the queue.
+    async fn mark(&mut self) -> Result<bool, BrokerError> {
+        let now = self.intake.parts().clock.now();
+        let left = topology::waiting(&self.channel, self.queue).await?;
+        while let Some(delivery) = self.consumer.next().now_or_never() {
+            if !self.take(delivery.ok_or(BrokerError::Ended)??).await {
+                return Ok(false);
+            }
+        }
+        self.marks.set(now, left);
+        self.note_reached();
+        Ok(true)
+    }
+
+    fn note_reached(&mut self) {
+        if let Some(at) = self.marks.reached() {
+            self.intake.note_caught_up(at);
         }
     }
 
@@ -103,6 +134,7 @@ impl Lane {
     async fn take(&mut self, delivery: Delivery) -> bool {
         let token = delivery.delivery_tag;
         self.ledger.arrived(token);
+        self.marks.arrived(token);
         let prepared = self.prepare(delivery);
         let (patience, answers) = (Patience::Wait, self.answers.clone());
         self.intake.submit(Ticket { prepared, patience, token, answers }).await
@@ -140,6 +172,8 @@ impl Lane {
     async fn acknowledge(&mut self) -> Result<(), BrokerError> {
         if let Some(tag) = self.ledger.acknowledge() {
             answered(self.channel.basic_ack(tag, BasicAckOptions { multiple: true })).await?;
+            self.marks.acknowledged(tag);
+            self.note_reached();
         }
         Ok(())
     }
