@@ -42,7 +42,6 @@ pub type Digest = [u8; 32];
 
 /// One thing a voice worker (or `LiveKit`) tells us. Borrows from the event's bytes.
 #[derive(Debug, Clone, PartialEq)]
-#[expect(clippy::large_enum_variant, reason = "moving a start once is cheaper than boxing it")]
 pub enum Event<'a> {
     /// `session.started`: a call began.
     Started(SessionStarted<'a>),

@@ -358,7 +358,7 @@ impl Merge<'_> {
         else {
             return Outcome::Duplicate(Some(session_id));
         };
-        let room = room_of(session_id, self.world.rooms.values(), self.world.sessions.values());
+        let room = room_of(session_id, self.world.rooms.values(), &self.world.sessions.values());
         if !silence.is_over(known, room) {
             return Outcome::Duplicate(Some(session_id));
         }

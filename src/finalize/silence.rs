@@ -89,7 +89,7 @@ impl Silence {
 pub(super) fn room_of<'a>(
     session_id: Uuid,
     rooms: impl Iterator<Item = &'a FinishedRoom>,
-    sessions: impl Iterator<Item = &'a Session> + Clone,
+    sessions: &(impl Iterator<Item = &'a Session> + Clone),
 ) -> Option<&'a FinishedRoom> {
     let is_its_own = |room: &&FinishedRoom| {
         best_match(&room.clues(), sessions.clone()).is_some_and(|(found, _)| found == session_id)

@@ -129,8 +129,25 @@ mod tests {
     }
 
     #[test]
+    fn a_room_that_is_finished_is_an_event() {
+        for (key, at) in [("createdAt", r#""1780000186""#), ("created_at", "1780000186")] {
+            let room = r#"{ "sid": "RM_1", "name": "a \"room\"", "creationTime": "1780000000" }"#;
+            let body =
+                format!(r#"{{"event":"room_finished","room":{room},"id":"EV_1","{key}":{at}}}"#);
+            let event = event_of(&body.into()).unwrap();
+            let Ok(Event::Room(room)) = decode(&event.bytes) else { panic!("{event:?}") };
+            assert_eq!(room.envelope.event_id.as_str(), "EV_1");
+            assert_eq!(room.finished_at.timestamp(), 1_780_000_186);
+            let texts = [room.room_id, room.room_name].map(|text| text.unwrap().to_owned_string());
+            assert_eq!(texts, ["RM_1", "a \"room\""]);
+            assert_eq!((&*event.source, room.session_id), (SOURCE, None));
+        }
+    }
+
+    #[test]
     fn other_webhooks_are_none_of_ours() {
         assert_eq!(taken(r#"{"event":"room_started","room":{"sid":"RM_1"},"id":"EV_1"}"#), None);
+        assert_eq!(taken(r#"{"event":"participant_left","room":{"sid":"RM_1"}}"#), None);
         assert_eq!(taken("{}"), None);
     }
 
@@ -142,6 +159,18 @@ mod tests {
             ("[]", FailureCode::InvalidEvent, Some("")),
             (r#"{"event":7}"#, FailureCode::InvalidEvent, Some("/type")),
             (r#"{"event":"egress_ended"}"#, FailureCode::InvalidEvent, Some("/egress")),
+            (r#"{"event":"room_finished"}"#, FailureCode::InvalidEvent, Some("/room_id")),
+            (r#"{"event":"room_finished","room":7}"#, FailureCode::InvalidEvent, Some("/room_id")),
+            (
+                r#"{"event":"room_finished","room":{"sid":"RM_1"}}"#,
+                FailureCode::InvalidEvent,
+                Some("/occurred_at"),
+            ),
+            (
+                r#"{"event":"room_finished","room":{"sid":7},"createdAt":"1"}"#,
+                FailureCode::InvalidEvent,
+                Some("/room_id"),
+            ),
             (
                 r#"{"event":"egress_ended","egressInfo":{}}"#,
                 FailureCode::InvalidEvent,

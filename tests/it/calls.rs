@@ -397,6 +397,7 @@ proptest! {
                     }
                 }
             },
+            Ok(Event::Checkpoint(_) | Event::Room(_)) => {}
             Ok(Event::Recording(updated)) => {
                 let mut session = finalized(&event("report_no_speech", 1_795_353_660.0)).unwrap();
                 session.recording =
