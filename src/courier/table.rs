@@ -465,7 +465,7 @@ impl Store for Table {
     async fn silent_sessions(
         &self,
         _silence: Silence,
-        _after: SilentCall,
+        _after: (DateTime<Utc>, Uuid),
         _limit: u32,
     ) -> Result<Vec<SilentCall>, StoreError> {
         unreachable!("the courier does not ask for this")

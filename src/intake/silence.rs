@@ -19,8 +19,10 @@ use crate::finalize::{Change, Silence};
 use crate::store::{SharedStore, StoreError};
 
 const ROUND_EVERY: Duration = Duration::from_mins(1);
-/// Calls asked about in one transaction.
-const CALLS_AT_ONCE: u32 = 100;
+/// Calls looked at in one question.
+const CALLS_AT_ONCE: u32 = 1000;
+/// Calls given up in one transaction.
+const GIVEN_UP_AT_ONCE: usize = 100;
 /// Rooms forgotten in one transaction.
 const ROOMS_AT_ONCE: u32 = 1000;
 /// How long a closed room waits for its session, as a recording does.
@@ -99,11 +101,13 @@ impl SilenceSweep {
         loop {
             let calls = self.store.silent_sessions(silence, after, CALLS_AT_ONCE).await?;
             let Some(last) = calls.last() else { return Ok(given_up) };
-            after = *last;
-            let silent = calls.iter().map(|(_, session_id)| {
-                Findings::prepared(Change::Silent { session_id: *session_id, silence }, now)
+            after = (last.heard_at, last.session_id);
+            let silent = calls.into_iter().filter(|call| call.may_be_over).map(|call| {
+                Findings::prepared(Change::Silent { session_id: call.session_id, silence }, now)
             });
-            given_up += self.findings.tell(&silent.collect::<Vec<_>>()).await?;
+            for findings in silent.collect::<Vec<_>>().chunks(GIVEN_UP_AT_ONCE) {
+                given_up += self.findings.tell(findings).await?;
+            }
         }
     }
 

@@ -122,12 +122,12 @@ pub trait Store: Send + Sync + 'static {
 
     // ---- silent calls ----
 
-    /// Calls in progress that may be over without a word, in the order in which they fell silent,
-    /// behind `after`.
+    /// Calls in progress that have been silent for a while, in the order in which they fell silent,
+    /// and which of them may be over; those behind `after`, a time and an id.
     async fn silent_sessions(
         &self,
         silence: Silence,
-        after: SilentCall,
+        after: (DateTime<Utc>, Uuid),
         limit: u32,
     ) -> Result<Vec<SilentCall>, StoreError>;
 

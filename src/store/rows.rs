@@ -10,7 +10,7 @@ use super::transaction::Health;
 use super::{
     ApiKey, Attempt, AwaitedFile, Cursor, Delivery, DeliveryState, DueEndpoint, Endpoint,
     EndpointHealth, Failure, IntakeState, Owed, Position, Redelivery, RedeliveryRange,
-    RedeliveryState, Statuses, StoreError, Walked,
+    RedeliveryState, SilentCall, Statuses, StoreError, Walked,
 };
 use crate::event::{Digest, Egress, FailureCode, Rejection};
 use crate::finalize::{
@@ -29,7 +29,7 @@ pub(super) fn unreadable(what: &str, value: &str) -> StoreError {
 macro_rules! row {
     ($row:ident { $($field:ident: $kind:ty $(= $column:literal)?,)+ }) => {
         pub(super) struct $row {
-            $(pub(super) $field: $kind,)+
+            $($field: $kind,)+
         }
 
         impl<'r, R: Row> FromRow<'r, R> for $row
@@ -259,7 +259,17 @@ pub(super) fn checkpoint_json(checkpoint: &Session) -> String {
 row!(SilentRow {
     session_id: Uuid,
     heard_at: DateTime<Utc>,
+    may_be_over: bool,
 });
+
+impl TryFrom<SilentRow> for SilentCall {
+    type Error = StoreError;
+
+    fn try_from(row: SilentRow) -> Result<Self, StoreError> {
+        let SilentRow { session_id, heard_at, may_be_over } = row;
+        Ok(Self { session_id, heard_at, may_be_over })
+    }
+}
 
 row!(RoomRow {
     digest: Vec<u8>,

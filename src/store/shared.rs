@@ -98,21 +98,18 @@ macro_rules! impl_store {
             async fn silent_sessions(
                 &self,
                 silence: Silence,
-                after: SilentCall,
+                after: (DateTime<Utc>, Uuid),
                 limit: u32,
             ) -> Result<Vec<SilentCall>, StoreError> {
-                within(async {
-                    let rows: Vec<SilentRow> = query_as(sql::SILENT_SESSIONS)
+                within(all::<SilentRow, _>(
+                    query_as(sql::SILENT_SESSIONS)
                         .bind(silence.since_room)
                         .bind(silence.since)
                         .bind(after.0)
                         .bind(after.1)
-                        .bind(i64::from(limit))
-                        .fetch_all(&self.readers)
-                        .await
-                        .map_err(failed)?;
-                    Ok(rows.into_iter().map(|row| (row.heard_at, row.session_id)).collect())
-                })
+                        .bind(i64::from(limit)),
+                    &self.readers,
+                ))
                 .await
             }
 

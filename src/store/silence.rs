@@ -16,5 +16,13 @@ pub struct IntakeState {
     pub seen_at: DateTime<Utc>,
 }
 
-/// A place in the list of silent calls: when they were last heard of, and their ids.
-pub type SilentCall = (DateTime<Utc>, Uuid);
+/// A call in progress of which nothing was heard for a while.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SilentCall {
+    /// The call.
+    pub session_id: Uuid,
+    /// When it was last heard of.
+    pub heard_at: DateTime<Utc>,
+    /// The merge is to be asked.
+    pub may_be_over: bool,
+}

@@ -162,24 +162,28 @@ pub(super) const OVERDUE_RECORDINGS: &str = "SELECT session_id FROM sessions
 pub(super) const LOOK_AGAIN: &str =
     "UPDATE sessions SET recording_look_at = $2 WHERE session_id = $1";
 
-/// Calls in progress of which nothing was heard for a while, those that may be over: nothing was
-/// heard for long, or there may be a room of theirs that is closed. The merge decides.
-pub(super) const SILENT_SESSIONS: &str = "SELECT session_id, heard_at FROM sessions
-    WHERE finalized_at IS NULL AND heard_at <= $1 AND (heard_at, session_id) > ($3, $4)
-      AND (heard_at <= $2
-        OR EXISTS (
-            SELECT 1 FROM finished_rooms AS room
-            WHERE room.session_id = sessions.session_id AND room.heard_at <= $1)
-        OR EXISTS (
-            SELECT 1 FROM finished_rooms AS room
-            WHERE room.room_id = sessions.room_id AND room.heard_at <= $1
-              AND room.finished_at >= sessions.started_at)
-        OR EXISTS (
-            SELECT 1 FROM finished_rooms AS room
-            WHERE room.room_name = sessions.room_name AND room.heard_at <= $1
-              AND room.finished_at >= sessions.started_at))
-    ORDER BY heard_at, session_id
-    LIMIT $5";
+/// A page of the calls in progress of which nothing was heard for a while, and whether each may be
+/// over: nothing was heard for long, or there may be a room of theirs that is closed. The merge decides.
+/// (`LIMIT` keeps PostgreSQL from reading all rooms for one hash table.)
+pub(super) const SILENT_SESSIONS: &str = "SELECT session_id, heard_at,
+        heard_at <= $2
+        OR (SELECT 1 FROM finished_rooms AS room
+            WHERE room.session_id = page.session_id AND room.heard_at <= $1
+            LIMIT 1) IS NOT NULL
+        OR (SELECT 1 FROM finished_rooms AS room
+            WHERE room.room_id = page.room_id AND room.heard_at <= $1
+              AND room.finished_at >= page.started_at
+            LIMIT 1) IS NOT NULL
+        OR (SELECT 1 FROM finished_rooms AS room
+            WHERE room.room_name = page.room_name AND room.heard_at <= $1
+              AND room.finished_at >= page.started_at
+            LIMIT 1) IS NOT NULL AS may_be_over
+    FROM (
+        SELECT session_id, heard_at, room_id, room_name, started_at FROM sessions
+        WHERE finalized_at IS NULL AND heard_at <= $1 AND (heard_at, session_id) > ($3, $4)
+        ORDER BY heard_at, session_id
+        LIMIT $5) AS page
+    ORDER BY heard_at, session_id";
 
 pub(super) const FORGET_ROOMS: &str = "DELETE FROM finished_rooms
     WHERE digest IN (

@@ -9,7 +9,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use finalizer::clock::Clock;
 use finalizer::courier::{Client, ClientOptions, Courier, CourierParts, Guard, LONGEST_ATTEMPT};
 use finalizer::event::FailureCode;
-use finalizer::finalize::{Outcome, PriceBook, RecordingStatus, Session, Silence};
+use finalizer::finalize::{Change, Outcome, PriceBook, RecordingStatus, Session, Silence};
 use finalizer::intake::amqp::{self, AmqpSettings};
 use finalizer::intake::{
     Intake, IntakeParts, IntakeWatch, NoDesk, Patience, RawEvent, SilenceParts, SilenceSweep,
@@ -30,7 +30,7 @@ use crate::harness::receiver::Receiver;
 use crate::harness::service::{Site, keyring, subscription};
 use crate::harness::{
     TestDesk, TestStore, after, bytes_of, ended, endpoint, fresh_id, noon, on_both_stores,
-    recording, started, until,
+    prepared, recording, started, until,
 };
 use crate::recordings::sample;
 
@@ -507,13 +507,6 @@ async fn a_call_whose_worker_died_is_told_and_then_told_again_with_its_real_end(
     let api = Api::over(test).await;
     let stop = CancellationToken::new();
     let courier = tokio::spawn(courier(&api).run(stop.clone()));
-    let sweeper = Sweeper::over(&api);
-    let mut watch = IntakeWatch::new(WatchParts {
-        store: Arc::clone(&api.test.store),
-        clock: Arc::<crate::api::HandClock>::clone(&api.clock),
-        intake: api.intake.clone(),
-        is_consuming: false,
-    });
     let session_id = fresh_id();
     let call = |mut event: Value| {
         event["room_id"] = json!(format!("RM_{session_id}"));
@@ -523,54 +516,75 @@ async fn a_call_whose_worker_died_is_told_and_then_told_again_with_its_real_end(
     for sequence in 1..4 {
         api.take(&[call(checkpoint(session_id, sequence))]).await;
     }
-    let (_, shown) = shown(&api, session_id).await;
-    assert_eq!((&shown["revision"], &shown["turn_count"]), (&json!(0), &json!(0)));
-    assert_eq!((&shown["transcript"], &shown["finalized_at"]), (&json!([]), &Value::Null));
+    let in_progress = shown(&api, session_id).await;
+    assert_eq!((&in_progress["revision"], &in_progress["turn_count"]), (&json!(0), &json!(0)));
+    assert_eq!(
+        (&in_progress["transcript"], &in_progress["finalized_at"]),
+        (&json!([]), &json!(null))
+    );
+    livekit_says_that_the_room_is_finished(&api, session_id).await;
+    a_quarter_of_an_hour_goes_by(&api).await;
+    assert_told(&receiver, 1).await;
+    let given_up = shown(&api, session_id).await;
+    assert_eq!(given_up["close_reason"], json!("abandoned"));
+    assert_eq!((&given_up["revision"], &given_up["turn_count"]), (&json!(1), &json!(3)));
+    assert_eq!(given_up["transcript"][2]["text"], json!("Turn 2."));
+    assert_eq!(given_up["session_duration_seconds"], json!(186.0));
 
-    // The tests' room is closed 186 seconds after it was made.
-    let made = (noon().timestamp(), 1_780_000_000_i64);
-    let body = sample("room_finished", session_id)
-        .replace(&(made.1 + 186).to_string(), &(made.0 + 186).to_string());
-    let answer = post(&api, &signed(&body), CONTENT_TYPE, &body).await;
-    assert_eq!(answer.json()["data"]["status"], json!("accepted"));
+    api.clock.forward(TimeDelta::hours(1));
+    for status in ["finalized", "duplicate"] {
+        let answers = api.take(&[call(ended(session_id))]).await;
+        assert_eq!(answers[0]["status"], json!(status));
+    }
+    assert_told(&receiver, 2).await;
+    let ended = shown(&api, session_id).await;
+    assert_eq!((&ended["revision"], &ended["turn_count"]), (&json!(2), &json!(2)));
+    assert_eq!(ended["close_reason"], Value::Null);
+    assert_ne!(ended["finalized_at"], given_up["finalized_at"]);
+    let filter = FailureFilter { limit: 10, ..FailureFilter::default() };
+    assert_eq!(api.test.store.failures(&filter).await.unwrap(), []);
+    stop.cancel();
+    courier.await.unwrap().unwrap();
+}
+
+/// It was closed 186 seconds after it was made, at noon.
+async fn livekit_says_that_the_room_is_finished(api: &Api, session_id: Uuid) {
+    let made = 1_780_000_000;
+    let (then, at) = ((made + 186).to_string(), after(186).timestamp().to_string());
+    let body = sample("room_finished", session_id).replace(&then, &at);
+    for status in ["accepted", "duplicate"] {
+        let answer = post(api, &signed(&body), CONTENT_TYPE, &body).await;
+        assert_eq!(answer.json()["data"]["status"], json!(status));
+    }
+}
+
+/// A process that keeps up gives the call up at its end.
+async fn a_quarter_of_an_hour_goes_by(api: &Api) {
+    let sweeper = Sweeper::over(api);
+    let mut watch = IntakeWatch::new(WatchParts {
+        store: Arc::clone(&api.test.store),
+        clock: Arc::<crate::api::HandClock>::clone(&api.clock),
+        intake: api.intake.clone(),
+        is_consuming: false,
+    });
     for minute in 0..15 {
         watch.look().await.unwrap();
         assert_eq!(sweeper.sweep.sweep().await.unwrap(), 0, "after {minute} minutes");
         api.clock.forward(TimeDelta::minutes(1));
     }
     assert_eq!(sweeper.sweep.sweep().await.unwrap(), 1);
-    until("it is told", async || receiver.told().len() == 1).await;
-    let told = receiver.told()[0].json();
-    assert_eq!(
-        (&told["type"], &told["data"]["revision"]),
-        (&json!("session.finalized"), &json!(1))
-    );
-    let (status, session) = self::shown(&api, session_id).await;
-    assert_eq!(status, StatusCode::OK);
-    assert_eq!(session["close_reason"], json!("abandoned"));
-    assert_eq!((&session["revision"], &session["turn_count"]), (&json!(1), &json!(3)));
-    assert_eq!(session["transcript"][2]["text"], json!("Turn 2."));
-    assert_eq!(session["session_duration_seconds"], json!(186.0));
+}
 
-    api.clock.forward(TimeDelta::hours(1));
-    let answers = api.take(&[call(ended(session_id))]).await;
-    assert_eq!(answers[0]["status"], json!("finalized"));
-    until("it is told again", async || receiver.told().len() == 2).await;
-    let told = receiver.told()[1].json();
-    assert_eq!(
-        (&told["type"], &told["data"]["revision"]),
-        (&json!("session.finalized"), &json!(2))
-    );
-    assert_ne!(receiver.told()[0].id, receiver.told()[1].id);
-    let (_, session) = self::shown(&api, session_id).await;
-    assert_eq!((&session["revision"], &session["turn_count"]), (&json!(2), &json!(2)));
-    assert_eq!(session["close_reason"], Value::Null);
-    let answers = api.take(&[call(ended(session_id))]).await;
-    assert_eq!(answers[0]["status"], json!("duplicate"));
-    let filter = FailureFilter { limit: 10, ..FailureFilter::default() };
-    assert_eq!(api.test.store.failures(&filter).await.unwrap(), []);
-    stop.cancel();
-    courier.await.unwrap().unwrap();
+/// So many revisions of the session are told, each once.
+async fn assert_told(receiver: &Receiver, revisions: usize) {
+    until("it is told", async || receiver.told().len() >= revisions).await;
+    let told = receiver.told();
+    for (told, revision) in told.iter().zip(1..) {
+        let body = told.json();
+        assert_eq!(body["type"], json!("session.finalized"));
+        assert_eq!((&body["data"]["revision"], told.copies_before), (&json!(revision), 0));
+    }
+    assert_eq!(told.len(), revisions);
 }
 
 async fn the_running_service_keeps_up_with_its_queue_and_gives_up_silent_calls(test: TestStore) {
@@ -642,10 +656,12 @@ async fn read(test: &TestStore, session_id: Uuid) -> Session {
     test.store.session(session_id).await.unwrap().expect("the session is readable")
 }
 
-async fn shown(api: &Api, session_id: Uuid) -> (StatusCode, Value) {
+/// What the API shows of a session.
+async fn shown(api: &Api, session_id: Uuid) -> Value {
     let path = format!("/api/billing/sessions/{session_id}/");
     let answer = api.get(&path, &api.owner_key).await;
-    (answer.status, answer.json()["data"].clone())
+    assert_eq!(answer.status, StatusCode::OK);
+    answer.json()["data"].clone()
 }
 
 /// What was told of a session, by type.
@@ -748,6 +764,23 @@ impl Sweeper {
         *self.clock.0.lock().unwrap() = after(seconds);
         self.sweep.sweep().await.unwrap()
     }
+}
+
+/// A checkpoint that an earlier release has kept is read by this one: if this fails, a field has no
+/// default, or has another name or form than it was written with.
+#[test]
+fn a_checkpoint_that_was_once_written_is_read() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/checkpoint.json");
+    let mut event = checkpoint(Uuid::from_u128(7), 2);
+    event["recording"] = json!({"expected": true, "egress_id": "EG_1"});
+    let Ok(Change::Checkpoint { so_far, .. }) = prepared(&event).change else {
+        panic!("it is a checkpoint")
+    };
+    let written = std::fs::read_to_string(path).unwrap();
+    let now = serde_json::to_string(&so_far).unwrap();
+    let read: Session = serde_json::from_str(&written).unwrap_or_else(|_| panic!("now: {now}"));
+    assert_eq!(read, *so_far);
+    assert_eq!(serde_json::from_str::<Session>(&now).unwrap(), read);
 }
 
 #[test]
