@@ -195,6 +195,18 @@ pub struct LinkSettings {
     pub presign_lifetime: Duration,
 }
 
+/// How long the end of a call is waited for.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Events")]
+pub struct SilenceSettings {
+    /// A call in progress of which nothing is heard for so long is finalized as `abandoned`, from
+    /// its newest checkpoint; its real end still replaces that. 15 minutes after its room was
+    /// closed it is, too
+    #[arg(long, env = "FINALIZER_ABANDON_AFTER", value_name = "DURATION")]
+    #[arg(default_value = "6h", value_parser = parse_duration)]
+    pub abandon_after: Duration,
+}
+
 /// How long recordings are waited for.
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Recordings")]
@@ -457,6 +469,8 @@ mod tests {
         #[command(flatten)]
         sweep: SweepSettings,
         #[command(flatten)]
+        silence: SilenceSettings,
+        #[command(flatten)]
         livekit: LivekitSettings,
         #[arg(long, value_enum, value_delimiter = ',')]
         roles: Vec<Role>,
@@ -494,6 +508,7 @@ mod tests {
         assert_eq!(all.places.recordings, ["finalizer-data/recordings"]);
         assert_eq!(all.links.presign_lifetime, Duration::from_mins(15));
         assert_eq!(all.sweep.recording_deadline, Duration::from_mins(30));
+        assert_eq!(all.silence.abandon_after, Duration::from_hours(6));
         assert_eq!(all.livekit.key(), Ok(None));
         assert_eq!(all.address.public_url().unwrap(), "http://127.0.0.1:8080");
         let key = all.secrets.source(&all.store).unwrap();

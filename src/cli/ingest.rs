@@ -130,6 +130,8 @@ impl IngestCommand {
                 place: &place,
                 sessions: BTreeMap::new(),
                 egresses: BTreeMap::new(),
+                checkpoints: BTreeMap::new(),
+                rooms: BTreeMap::new(),
                 numbers: vec![0],
                 endpoints: &[],
             };

@@ -14,7 +14,7 @@ use crate::clock::SystemClock;
 use crate::config::{
     AccessSettings, AddressSettings, BrokerSettings, ConsumeSettings, DEFAULT_RECORDINGS,
     EventSettings, LinkSettings, LivekitSettings, PlaceSettings, PriceSettings, Role,
-    SecretSettings, StoreSettings, SweepSettings, WebhookSettings,
+    SecretSettings, SilenceSettings, StoreSettings, SweepSettings, WebhookSettings,
 };
 use crate::courier::{
     self, Client, ClientOptions, Courier, CourierDied, CourierParts, LONGEST_ATTEMPT,
@@ -22,7 +22,10 @@ use crate::courier::{
 use crate::finalize::PriceBook;
 use crate::health::Health;
 use crate::intake::amqp::{self, AmqpSettings, HOLD_AT_MOST};
-use crate::intake::{self, Intake, IntakeDied, IntakeParts, NoDesk};
+use crate::intake::{
+    self, Intake, IntakeDied, IntakeParts, IntakeWatch, NoDesk, SilenceParts, SilenceSweep,
+    WatchParts,
+};
 use crate::recordings::{Places, PlacesSettings, Sweep, SweepParts};
 use crate::secrets::Keyring;
 use crate::shutdown::{self, Tasks};
@@ -71,6 +74,8 @@ pub(super) struct RunSettings {
     pub(super) webhooks: WebhookSettings,
     #[command(flatten)]
     pub(super) sweep: SweepSettings,
+    #[command(flatten)]
+    pub(super) silence: SilenceSettings,
     #[command(flatten)]
     pub(super) livekit: LivekitSettings,
 }
@@ -268,6 +273,9 @@ impl Service {
             takes_events.then(|| parts.start_intake(prices, desk, stop_courier.drop_guard()));
         let bringing = intake.as_ref().map(|intake| Arc::new(intake.closing()));
         parts.start_sweep();
+        if let Some(intake) = &intake {
+            parts.start_silence_sweep(intake.clone());
+        }
         parts.start_consumer(intake.as_ref(), bringing.clone());
         if let Some(listener) = listener {
             parts.start_api(listener, (intake, bringing), authenticator, origins);
@@ -323,6 +331,29 @@ impl Parts<'_> {
         let shutdown = self.shutdown.clone();
         self.tasks.spawn("sweep over recordings", async move {
             sweep.run(shutdown).await;
+            Ok::<_, Infallible>(())
+        });
+    }
+
+    /// The sweep over silent calls, beside those who take events: they know whether any may be
+    /// waiting.
+    fn start_silence_sweep(&mut self, intake: Intake) {
+        let watch = IntakeWatch::new(WatchParts {
+            store: Arc::clone(&self.store),
+            clock: self.clock.clone(),
+            intake,
+            is_consuming: self.settings.consumed().is_some(),
+        });
+        let sweep = SilenceSweep::new(SilenceParts {
+            store: Arc::clone(&self.store),
+            clock: self.clock.clone(),
+            public_url: self.public_url.clone(),
+            recordings_place: self.places.default_url(),
+            abandon_after: self.settings.silence.abandon_after,
+        });
+        let shutdown = self.shutdown.clone();
+        self.tasks.spawn("sweep over silent calls", async move {
+            tokio::join!(watch.run(shutdown.clone()), sweep.run(shutdown));
             Ok::<_, Infallible>(())
         });
     }

@@ -11,12 +11,12 @@ use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
 use crate::clock::SystemClock;
-use crate::finalize::{Repriced, Session, Totals};
+use crate::finalize::{Repriced, Session, Silence, Totals};
 use crate::store::{
     ApiKey, ApiKeyChange, AttemptResult, AwaitedFile, Batch, Bills, Cursor, Delivery,
     DeliveryFilter, DeliveryState, DeliveryStory, DueEndpoint, Endpoint, EndpointHealth, Expired,
-    Failure, FailureFilter, HistoryFilter, Next, Owed, Recorded, Redelivery, RedeliveryRange, Slot,
-    Store, StoreError, Taken, Terms, Unjoined, Verdict, Walked,
+    Failure, FailureFilter, HistoryFilter, IntakeState, Next, Owed, Recorded, Redelivery,
+    RedeliveryRange, SilentCall, Slot, Store, StoreError, Taken, Terms, Unjoined, Verdict, Walked,
 };
 use crate::webhook::MessageId;
 
@@ -472,6 +472,31 @@ impl Store for Table {
         _redelivery_id: Uuid,
         _now: DateTime<Utc>,
     ) -> Result<bool, StoreError> {
+        unreachable!("the courier does not ask for this")
+    }
+
+    async fn silent_sessions(
+        &self,
+        _silence: Silence,
+        _after: (DateTime<Utc>, Uuid),
+        _limit: u32,
+    ) -> Result<Vec<SilentCall>, StoreError> {
+        unreachable!("the courier does not ask for this")
+    }
+
+    async fn forget_rooms(&self, _heard_by: DateTime<Utc>, _limit: u32) -> Result<u64, StoreError> {
+        unreachable!("the courier does not ask for this")
+    }
+
+    async fn note_intake(
+        &self,
+        _state: &IntakeState,
+        _seen_by: DateTime<Utc>,
+    ) -> Result<(), StoreError> {
+        unreachable!("the courier does not ask for this")
+    }
+
+    async fn intakes(&self) -> Result<Vec<IntakeState>, StoreError> {
         unreachable!("the courier does not ask for this")
     }
 }

@@ -53,10 +53,7 @@ fn read_event<'a>(members: &Members<'a>) -> Result<Event<'a>, Rejection> {
     let event_type = event_type(members.get("type"))?;
     schema_version(members.get("schema_version"))?;
     present(members.get("session_id")).map(session_id).transpose()?;
-    let source = match event_type {
-        EventType::Ended => Some(source_kind(members.get("source"))?),
-        EventType::Started | EventType::Recording => None,
-    };
+    let source = event_type.has_body().then(|| source_kind(members.get("source"))).transpose()?;
     let wire: Careful<'a> =
         members.read("", |member| is_member_kept(member, event_type, source))?;
     wire.into_event()
@@ -69,9 +66,10 @@ fn is_member_kept(member: &str, event_type: EventType, source: Option<SourceKind
         | "room_id" => true,
         "egress" => event_type == EventType::Recording,
         "tenant_id" | "character_slug" | "character_owner" | "user" | "origin_url" | "metadata"
-        | "started_at" => event_type != EventType::Recording,
+        | "started_at" => event_type.has_identity(),
+        "sequence" => event_type == EventType::Checkpoint,
         "ended_at" | "close_reason" | "source" | "interruption_count" | "recording" => {
-            event_type == EventType::Ended
+            event_type.has_body()
         }
         "report" => source == Some(SourceKind::LivekitSessionReport),
         "history" => source == Some(SourceKind::LivekitHistory),

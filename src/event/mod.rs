@@ -42,14 +42,17 @@ pub type Digest = [u8; 32];
 
 /// One thing a voice worker (or `LiveKit`) tells us. Borrows from the event's bytes.
 #[derive(Debug, Clone, PartialEq)]
-#[expect(clippy::large_enum_variant, reason = "moving a start once is cheaper than boxing it")]
 pub enum Event<'a> {
     /// `session.started`: a call began.
     Started(SessionStarted<'a>),
+    /// `session.checkpoint`: what was said in a call so far.
+    Checkpoint(Box<SessionCheckpoint<'a>>),
     /// `session.ended`: a call is over, with everything that was said.
     Ended(Box<SessionEnded<'a>>),
     /// `recording.updated`: what became of a recording.
     Recording(Box<RecordingUpdated<'a>>),
+    /// `room.finished`: a room is closed, and nobody can be in it any more.
+    Room(RoomFinished<'a>),
 }
 
 /// The types of events there are.
@@ -57,23 +60,40 @@ pub enum Event<'a> {
 pub enum EventType {
     /// `session.started`.
     Started,
+    /// `session.checkpoint`.
+    Checkpoint,
     /// `session.ended`.
     Ended,
     /// `recording.updated`.
     Recording,
+    /// `room.finished`.
+    Room,
 }
 
 impl EventType {
     /// Every type.
-    pub const ALL: [Self; 3] = [Self::Started, Self::Ended, Self::Recording];
+    pub const ALL: [Self; 5] =
+        [Self::Started, Self::Checkpoint, Self::Ended, Self::Recording, Self::Room];
 
     /// The type as it stands in events; also the routing key.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Started => "session.started",
+            Self::Checkpoint => "session.checkpoint",
             Self::Ended => "session.ended",
             Self::Recording => "recording.updated",
+            Self::Room => "room.finished",
         }
+    }
+
+    /// Whether such an event carries a call's body: what was said and used.
+    fn has_body(self) -> bool {
+        matches!(self, Self::Checkpoint | Self::Ended)
+    }
+
+    /// Whether such an event names the call, its owner and when it began.
+    fn has_identity(self) -> bool {
+        self == Self::Started || self.has_body()
     }
 
     /// All names, for people.
@@ -87,8 +107,10 @@ impl<'a> Event<'a> {
     pub fn event_type(&self) -> EventType {
         match self {
             Self::Started(_) => EventType::Started,
+            Self::Checkpoint(_) => EventType::Checkpoint,
             Self::Ended(_) => EventType::Ended,
             Self::Recording(_) => EventType::Recording,
+            Self::Room(_) => EventType::Room,
         }
     }
 
@@ -96,8 +118,10 @@ impl<'a> Event<'a> {
     pub fn envelope(&self) -> &Envelope<'a> {
         match self {
             Self::Started(started) => &started.envelope,
+            Self::Checkpoint(checkpoint) => &checkpoint.so_far.envelope,
             Self::Ended(ended) => &ended.envelope,
             Self::Recording(recording) => &recording.envelope,
+            Self::Room(room) => &room.envelope,
         }
     }
 
@@ -105,8 +129,10 @@ impl<'a> Event<'a> {
     pub fn session_id(&self) -> Option<Uuid> {
         match self {
             Self::Started(started) => Some(started.identity.session_id),
+            Self::Checkpoint(checkpoint) => Some(checkpoint.so_far.call.identity.session_id),
             Self::Ended(ended) => Some(ended.call.identity.session_id),
             Self::Recording(recording) => recording.session_id,
+            Self::Room(room) => room.session_id,
         }
     }
 }
@@ -184,6 +210,15 @@ pub struct SessionEnded<'a> {
     pub call: Call<'a>,
 }
 
+/// `session.checkpoint`: a whole call as far as it has come.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SessionCheckpoint<'a> {
+    /// Rises from one checkpoint of a call to the next. No part of the digest.
+    pub sequence: i64,
+    /// What `session.ended` would say if the call were over.
+    pub so_far: SessionEnded<'a>,
+}
+
 /// What is kept of a finished call, in the publisher's own words: nothing derived, because the
 /// digest is taken over exactly this (as JSON), and a later release must not change the digest
 /// of an event that lacks its new fields. So: a new field is an `Option` that is skipped when
@@ -223,7 +258,7 @@ pub struct Call<'a> {
     pub recording: Option<RecordingRequest<'a>>,
 }
 
-/// Which of the three bodies a `session.ended` carries.
+/// Which of the three bodies a `session.ended` or a `session.checkpoint` carries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum SourceKind {
@@ -377,6 +412,33 @@ pub struct RecordingUpdated<'a> {
     pub session_id: Option<Uuid>,
     /// The report; its room fields default from the event's own.
     pub egress: Egress,
+}
+
+/// `room.finished`. Names at least one of session, room id and room name.
+#[derive(Debug, Clone, PartialEq)]
+pub struct RoomFinished<'a> {
+    /// How the event names itself.
+    pub envelope: Envelope<'a>,
+    /// The session, if the publisher knows it.
+    pub session_id: Option<Uuid>,
+    /// `LiveKit`'s room id (`RM_…`).
+    pub room_id: Option<Text<'a>>,
+    /// `LiveKit`'s room name.
+    pub room_name: Option<Text<'a>>,
+    /// When the room was closed: the event's `occurred_at`.
+    pub finished_at: DateTime<Utc>,
+    /// See [`Digest`]; `finished_at` is part of it.
+    pub digest: Digest,
+}
+
+/// What the digest of a `room.finished` covers.
+#[derive(Serialize)]
+struct FinishedRoom<'r> {
+    session_id: Option<Uuid>,
+    room_id: Option<&'r Text<'r>>,
+    room_name: Option<&'r Text<'r>>,
+    #[serde(serialize_with = "digest::time")]
+    finished_at: DateTime<Utc>,
 }
 
 impl Metadata {

@@ -2,7 +2,7 @@
 
 use super::{
     Call, Envelope, Event, Identity, Message, Model, RecordingRequest, RecordingUpdated,
-    SessionEnded, SessionStarted, Text, UsageEntry,
+    RoomFinished, SessionCheckpoint, SessionEnded, SessionStarted, Text, UsageEntry,
 };
 
 impl Event<'_> {
@@ -11,8 +11,10 @@ impl Event<'_> {
     pub fn into_owned(self) -> Event<'static> {
         match self {
             Self::Started(started) => Event::Started(started.into_owned()),
+            Self::Checkpoint(checkpoint) => Event::Checkpoint(Box::new(checkpoint.into_owned())),
             Self::Ended(ended) => Event::Ended(Box::new(ended.into_owned())),
             Self::Recording(recording) => Event::Recording(Box::new(recording.into_owned())),
+            Self::Room(room) => Event::Room(room.into_owned()),
         }
     }
 }
@@ -37,6 +39,27 @@ impl SessionStarted<'_> {
             envelope: envelope.into_owned(),
             identity: identity.into_owned(),
             started_at,
+            digest,
+        }
+    }
+}
+
+impl SessionCheckpoint<'_> {
+    fn into_owned(self) -> SessionCheckpoint<'static> {
+        let Self { sequence, so_far } = self;
+        SessionCheckpoint { sequence, so_far: so_far.into_owned() }
+    }
+}
+
+impl RoomFinished<'_> {
+    fn into_owned(self) -> RoomFinished<'static> {
+        let Self { envelope, session_id, room_id, room_name, finished_at, digest } = self;
+        RoomFinished {
+            envelope: envelope.into_owned(),
+            session_id,
+            room_id: room_id.map(Text::into_owned),
+            room_name: room_name.map(Text::into_owned),
+            finished_at,
             digest,
         }
     }

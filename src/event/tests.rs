@@ -261,13 +261,116 @@ fn a_rejection_says_which_event_it_is_about() {
 #[test]
 fn type_and_version_come_before_everything_else() {
     for (event_type, version, code) in [
-        ("session.checkpoint", json!(2), FailureCode::UnsupportedType),
+        ("session.paused", json!(2), FailureCode::UnsupportedType),
         ("session.ended", json!(2), FailureCode::UnsupportedVersion),
         ("session.ended", json!("1"), FailureCode::UnsupportedVersion),
         ("session.ended", json!(1.0), FailureCode::UnsupportedVersion),
     ] {
         let event = json!({"type": event_type, "schema_version": version, "session_id": 5});
         assert_eq!(rejected(&event).code, code);
+    }
+}
+
+fn checkpoint() -> Value {
+    let mut event = with("/type", json!("session.checkpoint"));
+    event["sequence"] = json!(3);
+    event
+}
+
+fn room() -> Value {
+    json!({
+        "type": "room.finished", "schema_version": 1, "event_id": "e7",
+        "occurred_at": "2026-05-28T14:24:00Z", "room_id": "RM_1", "room_name": "room",
+    })
+}
+
+#[test]
+fn a_checkpoint_is_the_end_of_the_call_so_far() {
+    let Ok(Event::Ended(end)) = decode(ended().to_string().as_bytes()).map(Event::into_owned)
+    else {
+        panic!("it ends a call")
+    };
+    for (sequence, as_integer) in [(json!(0), 0), (json!(3), 3), (json!(3.0), 3)] {
+        let event = changed(checkpoint(), "/sequence", sequence).to_string();
+        let Ok(Event::Checkpoint(checkpoint)) = decode(event.as_bytes()) else { panic!("{event}") };
+        assert_eq!(checkpoint.sequence, as_integer);
+        assert_eq!(checkpoint.so_far, *end, "the digest, too");
+    }
+    let mut without_end = checkpoint();
+    without_end.as_object_mut().unwrap().remove("ended_at");
+    assert!(decode(without_end.to_string().as_bytes()).is_ok());
+}
+
+#[test]
+fn a_checkpoint_says_which_it_is() {
+    for sequence in [Value::Null, json!(-1), json!("3"), json!(1.5), json!([3])] {
+        let rejection = rejected(&changed(checkpoint(), "/sequence", sequence));
+        assert_eq!(rejection.code, FailureCode::InvalidEvent);
+        assert_eq!(rejection.pointer.as_deref(), Some("/sequence"));
+    }
+    let mut without = checkpoint();
+    without.as_object_mut().unwrap().remove("sequence");
+    let rejection = rejected(&without);
+    assert_eq!(rejection.pointer.as_deref(), Some("/sequence"));
+    assert_eq!(rejection.event_type.as_deref(), Some("session.checkpoint"));
+    assert!(rejection.message.contains("a whole number"), "{}", rejection.message);
+}
+
+#[test]
+fn a_checkpoint_needs_what_the_end_needs() {
+    for member in ["tenant_id", "character_slug", "character_owner", "started_at", "messages"] {
+        let mut event = checkpoint();
+        event.as_object_mut().unwrap().remove(member);
+        assert_eq!(rejected(&event).pointer, Some(format!("/{member}")));
+    }
+}
+
+#[test]
+fn other_events_may_hold_anything_in_a_checkpoints_members() {
+    let event = with("/sequence", json!({"no": "number"})).to_string();
+    assert_eq!(digest_of(&event), digest_of(&ended().to_string()));
+}
+
+#[test]
+fn a_closed_room_names_itself_and_the_time() {
+    let event = room().to_string();
+    let Ok(Event::Room(found)) = decode(event.as_bytes()) else { panic!("{event}") };
+    assert_eq!(found.room_id.as_ref().map(Text::as_str), Some("RM_1"));
+    assert_eq!(found.room_name.as_ref().map(Text::as_str), Some("room"));
+    assert_eq!((found.session_id, found.finished_at.timestamp()), (None, 1_779_978_240));
+    for (members, pointer) in
+        [(&["occurred_at"][..], "/occurred_at"), (&["room_id", "room_name"], "/room_id")]
+    {
+        let mut event = room();
+        for member in members {
+            event.as_object_mut().unwrap().remove(*member);
+        }
+        let rejection = rejected(&event);
+        assert_eq!(rejection.code, FailureCode::InvalidEvent);
+        assert_eq!(rejection.pointer.as_deref(), Some(pointer));
+    }
+    let named = changed(room(), "/session_id", json!("room"));
+    assert_eq!(rejected(&named).code, FailureCode::InvalidSessionId);
+    for (pointer, value) in [
+        ("/room_id", json!("RM_2")),
+        ("/room_name", json!("other")),
+        ("/session_id", ended()["session_id"].clone()),
+        ("/occurred_at", json!("2026-05-28T14:24:01Z")),
+    ] {
+        let other = changed(room(), pointer, value).to_string();
+        assert_ne!(digest_of(&other), digest_of(&event), "{pointer}");
+    }
+    let copy = changed(room(), "/event_id", json!("e8")).to_string();
+    assert_eq!(digest_of(&copy), digest_of(&event));
+}
+
+#[test]
+fn both_ways_read_checkpoints_and_rooms() {
+    for event in [checkpoint(), room()] {
+        let text = event.to_string();
+        let fast = decode_fast(&text).unwrap();
+        assert_eq!(decode_carefully(&text), Ok(fast.clone()));
+        assert_eq!(fast.clone().into_owned(), fast);
     }
 }
 
@@ -641,6 +744,8 @@ fn digest_of(event: &str) -> Digest {
     match decode(event.as_bytes()).unwrap() {
         Event::Started(started) => started.digest,
         Event::Ended(ended) => ended.digest,
+        Event::Checkpoint(checkpoint) => checkpoint.so_far.digest,
+        Event::Room(room) => room.digest,
         Event::Recording(_) => panic!("recordings have no digest"),
     }
 }
@@ -726,7 +831,7 @@ fn digests_stay_what_they_are_for_ever() {
         let digest = match decode(event.as_bytes()).unwrap() {
             Event::Started(started) => started.digest,
             Event::Ended(ended) => ended.digest,
-            Event::Recording(_) => continue,
+            Event::Checkpoint(_) | Event::Recording(_) | Event::Room(_) => continue,
         };
         writeln!(found, "{} {name}", hex::encode(digest)).unwrap();
     }

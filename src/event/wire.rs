@@ -12,9 +12,9 @@ use super::report::{History, Item, Report, close_reason};
 use super::scalar::{Address, Count, Name, Object, Time};
 use super::usage::{Entry, read_usage};
 use super::{
-    Call, Envelope, Event, EventType, FailureCode, Identity, Message, RecordingRequest,
-    RecordingUpdated, Rejection, SessionEnded, SessionStarted, SourceKind, StartedCall, Text,
-    UsageEntry, digest, metadata,
+    Call, Envelope, Event, EventType, FailureCode, FinishedRoom, Identity, Message,
+    RecordingRequest, RecordingUpdated, Rejection, RoomFinished, SessionCheckpoint, SessionEnded,
+    SessionStarted, SourceKind, StartedCall, Text, UsageEntry, digest, metadata,
 };
 
 /// The members of every type of event. What decides how the rest is read stays raw. `I`, `M` and
@@ -46,6 +46,7 @@ pub(super) struct Wire<'a, I, M, U> {
     interruption_count: Option<Count>,
     recording: Option<Object<WireRecording<'a>>>,
     egress: Option<Object<EgressInfo<'a>>>,
+    sequence: Option<Count>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -84,8 +85,10 @@ where
         };
         Ok(match event_type {
             EventType::Started => Event::Started(self.into_started(envelope)?),
+            EventType::Checkpoint => Event::Checkpoint(Box::new(self.into_checkpoint(envelope)?)),
             EventType::Ended => Event::Ended(Box::new(self.into_ended(envelope)?)),
             EventType::Recording => Event::Recording(Box::new(self.into_recording(envelope)?)),
+            EventType::Room => Event::Room(self.into_room(envelope)?),
         })
     }
 
@@ -99,6 +102,14 @@ where
             identity: call.identity,
             started_at,
         })
+    }
+
+    fn into_checkpoint(self, envelope: Envelope<'a>) -> Result<SessionCheckpoint<'a>, Rejection> {
+        let sequence = self
+            .sequence
+            .ok_or_else(|| missing("/sequence", "a whole number that rises with each checkpoint"))?
+            .0;
+        Ok(SessionCheckpoint { sequence, so_far: self.into_ended(envelope)? })
     }
 
     fn into_ended(mut self, envelope: Envelope<'a>) -> Result<SessionEnded<'a>, Rejection> {
@@ -130,6 +141,24 @@ where
         let mut egress = egress.0;
         egress.default_rooms(self.room_id.take(), self.room_name.take());
         Ok(RecordingUpdated { envelope, session_id, egress: egress.into_egress("/egress")? })
+    }
+
+    fn into_room(self, envelope: Envelope<'a>) -> Result<RoomFinished<'a>, Rejection> {
+        let session_id = present(self.session_id).map(session_id).transpose()?;
+        let (room_id, room_name) = (named(self.room_id), named(self.room_name));
+        if session_id.is_none() && room_id.is_none() && room_name.is_none() {
+            return Err(missing("/room_id", "a string (or a `room_name`, or a `session_id`)"));
+        }
+        let finished_at = envelope
+            .occurred_at
+            .ok_or_else(|| missing("/occurred_at", "the time at which the room was closed"))?;
+        let digest = digest::digest(&FinishedRoom {
+            session_id,
+            room_id: room_id.as_ref(),
+            room_name: room_name.as_ref(),
+            finished_at,
+        });
+        Ok(RoomFinished { envelope, session_id, room_id, room_name, finished_at, digest })
     }
 
     fn take_identity(&mut self) -> Result<Identity<'a>, Rejection> {

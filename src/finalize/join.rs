@@ -53,6 +53,17 @@ impl JoinedEgress {
             || has_room(&self.egress.room_id, &session.room_id)
             || has_room(&self.egress.room_name, &session.room_name)
     }
+
+    /// What tells where it belongs.
+    pub(super) fn clues(&self) -> Clues<'_> {
+        Clues {
+            named_session_id: self.named_session_id,
+            egress_id: Some(&self.egress.egress_id),
+            room_id: self.egress.room_id.as_deref(),
+            room_name: self.egress.room_name.as_deref(),
+            span: recorded_span(&self.egress),
+        }
+    }
 }
 
 impl JoinedBy {
@@ -82,29 +93,45 @@ pub fn recorded_span(egress: &Egress) -> (DateTime<Utc>, DateTime<Utc>) {
     (start, egress.ended_at.unwrap_or_else(end_of_time))
 }
 
-/// The session that a recording belongs to, and how that is known. `sessions` may hold others.
+/// What is known of something that belongs to a session.
+pub(super) struct Clues<'a> {
+    /// The session itself.
+    pub(super) named_session_id: Option<Uuid>,
+    /// An egress that a session may have named.
+    pub(super) egress_id: Option<&'a str>,
+    /// The room's id.
+    pub(super) room_id: Option<&'a str>,
+    /// The room's name.
+    pub(super) room_name: Option<&'a str>,
+    /// When it was: a session that is found by its room was going on at some time of it.
+    pub(super) span: (DateTime<Utc>, DateTime<Utc>),
+}
+
+/// The session that something belongs to, and how that is known. `sessions` may hold others.
 pub(super) fn best_match<'a>(
-    row: &JoinedEgress,
+    clues: &Clues<'_>,
     sessions: impl Iterator<Item = &'a Session> + Clone,
 ) -> Option<(Uuid, JoinedBy)> {
-    if let Some(named) = row.named_session_id {
+    if let Some(named) = clues.named_session_id {
         let is_known = sessions.clone().any(|session| session.session_id == named);
         return is_known.then_some((named, JoinedBy::SessionId));
     }
-    let egress_id = Some(row.egress.egress_id.as_str());
+    let egress_id = clues.egress_id;
     let claimed = sessions
         .clone()
-        .filter(|session| session.recording_egress_id.as_deref() == egress_id)
+        .filter(|session| {
+            egress_id.is_some() && session.recording_egress_id.as_deref() == egress_id
+        })
         .map(|session| session.session_id)
         .min();
     if let Some(claimed) = claimed {
         return Some((claimed, JoinedBy::EgressId));
     }
-    let (start, end) = recorded_span(&row.egress);
+    let (start, end) = clues.span;
     let overlapping = sessions.filter(move |session| {
         session.started_at <= end && session.ended_at.is_none_or(|ended_at| ended_at >= start)
     });
-    let room_id = row.egress.room_id.as_deref();
+    let room_id = clues.room_id;
     let by_id =
         overlapping.clone().filter(|s| room_id.is_some() && s.room_id.as_deref() == room_id);
     match exactly_one(by_id) {
@@ -112,7 +139,7 @@ pub(super) fn best_match<'a>(
         Found::Many => return None,
         Found::Nothing => {}
     }
-    let room_name = row.egress.room_name.as_deref();
+    let room_name = clues.room_name;
     // A session that knows its room's id, and knows another one, was in another room.
     let by_name = overlapping.filter(|session| {
         room_name.is_some()

@@ -14,8 +14,9 @@ use uuid::Uuid;
 use super::join::{JoinedBy, JoinedEgress, best_match};
 use super::recording::{Finding, awaited_egress, egress_outcome, merge_egress, settle_recording};
 use super::session::Session;
+use super::silence::{FinishedRoom, Silence, abandon, room_of};
 use super::summary::{full_payload, thin_payload};
-use crate::event::{Egress, FailureCode, Rejection};
+use crate::event::{Digest, Egress, FailureCode, Rejection};
 use crate::webhook::{Endpoint, EventType, MessageId, MessageKey, PayloadKind};
 
 /// One event, decoded and finalized as far as it can be without the store.
@@ -40,6 +41,13 @@ pub struct Prepared {
 pub enum Change {
     /// A call began.
     Started(Box<Session>),
+    /// A call has come so far; the session is what it would be if it were over.
+    Checkpoint {
+        /// Rises from one checkpoint of a call to the next.
+        sequence: i64,
+        /// As in `Ended`.
+        so_far: Box<Session>,
+    },
     /// A call is over; `revision`, `finalized_at` and the recording are still open.
     Ended(Box<Session>),
     /// Something is known of a recording.
@@ -55,6 +63,15 @@ pub enum Change {
         session_id: Uuid,
         /// What it found out.
         finding: Finding,
+    },
+    /// A room is closed.
+    Room(Box<FinishedRoom>),
+    /// Nobody said anything of a call for long.
+    Silent {
+        /// The call.
+        session_id: Uuid,
+        /// For how long.
+        silence: Silence,
     },
 }
 
@@ -92,6 +109,10 @@ pub struct Snapshot<'a> {
     /// The recordings that the events name, or that may belong to these sessions, and every
     /// other recording of these sessions.
     pub egresses: BTreeMap<String, JoinedEgress>,
+    /// The newest checkpoints of the sessions that are silent.
+    pub checkpoints: BTreeMap<Uuid, Session>,
+    /// The closed rooms that the events tell of, or that silent sessions may have been in.
+    pub rooms: BTreeMap<Digest, FinishedRoom>,
     /// Numbers for new sessions, at least one for each session that is not stored yet.
     pub numbers: Vec<i64>,
     /// The endpoints of the sessions' owners.
@@ -107,6 +128,12 @@ pub struct Plan {
     pub sessions: Vec<Session>,
     /// Recordings that are new or changed, by id.
     pub egresses: Vec<JoinedEgress>,
+    /// Checkpoints that are newer than those before.
+    pub checkpoints: Vec<Session>,
+    /// Sessions whose checkpoints are of no use any more.
+    pub spent_checkpoints: Vec<Uuid>,
+    /// Rooms that are not known to be closed yet.
+    pub rooms: Vec<FinishedRoom>,
     /// Messages that now exist.
     pub messages: Vec<NewMessage>,
     /// What is owed to whom.
@@ -159,6 +186,8 @@ pub fn plan(snapshot: Snapshot<'_>, events: &[Prepared]) -> Plan {
         world: snapshot,
         changed_sessions: BTreeSet::new(),
         changed_egresses: BTreeSet::new(),
+        changed_checkpoints: BTreeSet::new(),
+        spent_checkpoints: BTreeSet::new(),
         joinable_sessions: BTreeSet::new(),
         looked_at: BTreeSet::new(),
         plan: Plan::default(),
@@ -192,6 +221,8 @@ struct Merge<'a> {
     world: Snapshot<'a>,
     changed_sessions: BTreeSet<Uuid>,
     changed_egresses: BTreeSet<String>,
+    changed_checkpoints: BTreeSet<Uuid>,
+    spent_checkpoints: BTreeSet<Uuid>,
     joinable_sessions: BTreeSet<Uuid>,
     looked_at: BTreeSet<String>,
     plan: Plan,
@@ -201,33 +232,72 @@ impl Merge<'_> {
     fn take(&mut self, change: &Change) -> Result<Outcome, Rejection> {
         match change {
             Change::Started(session) => self.take_started(session),
+            Change::Checkpoint { sequence, so_far } => self.take_checkpoint(*sequence, so_far),
             Change::Ended(session) => self.take_ended(session),
             Change::Recording { session_id, egress } => {
                 Ok(self.take_recording(*session_id, egress))
             }
             Change::Swept { session_id, finding } => Ok(self.take_swept(*session_id, finding)),
+            Change::Room(room) => Ok(self.take_room(room)),
+            Change::Silent { session_id, silence } => Ok(self.take_silent(*session_id, *silence)),
         }
     }
 
     fn take_started(&mut self, started: &Session) -> Result<Outcome, Rejection> {
         let session_id = started.session_id;
+        let mut session = Session { heard_at: Some(self.world.now), ..started.clone() };
         match self.world.sessions.get(&session_id) {
             Some(known) if known.character_owner != started.character_owner => {
                 return Err(other_owner(started));
             }
-            Some(known) if known.revision > 0 || known.digest >= started.digest => {
-                // Two that differ: the greater digest stands, whatever their order.
+            // Two that differ: the greater digest stands, whatever their order. A checkpoint
+            // knows more than any start.
+            Some(known)
+                if known.revision > 0
+                    || known.checkpoint_sequence.is_some()
+                    || known.digest >= started.digest =>
+            {
                 return Ok(Outcome::Duplicate(Some(session_id)));
             }
             Some(known) => {
-                let mut session = started.clone();
                 session.id = known.id;
                 session.version = known.version;
-                self.put_session(session);
             }
-            None => self.put_session(started.clone()),
+            None => {}
         }
+        self.put_session(session);
         self.join_session(session_id);
+        Ok(Outcome::Accepted(Some(session_id)))
+    }
+
+    fn take_checkpoint(&mut self, sequence: i64, so_far: &Session) -> Result<Outcome, Rejection> {
+        let session_id = so_far.session_id;
+        let mut session = so_far.unfinished();
+        session.checkpoint_sequence = Some(sequence);
+        session.heard_at = Some(self.world.now);
+        let known = self.world.sessions.get(&session_id);
+        if let Some(known) = known {
+            if known.character_owner != so_far.character_owner {
+                return Err(other_owner(so_far));
+            }
+            // Two with one number that differ: the greater digest stands, whatever their order.
+            let newest = known.checkpoint_sequence.map(|sequence| (sequence, known.digest));
+            if known.revision > 0 || newest >= Some((sequence, so_far.digest)) {
+                return Ok(Outcome::Duplicate(Some(session_id)));
+            }
+            session.id = known.id;
+            session.version = known.version;
+            session.recording = known.recording.clone();
+        }
+        if known.is_some_and(|known| looks_the_same(known, &session)) {
+            self.changed_sessions.insert(session_id);
+            self.world.sessions.insert(session_id, session);
+        } else {
+            self.put_session(session);
+            self.join_session(session_id);
+        }
+        self.changed_checkpoints.insert(session_id);
+        self.world.checkpoints.insert(session_id, so_far.clone());
         Ok(Outcome::Accepted(Some(session_id)))
     }
 
@@ -238,7 +308,7 @@ impl Merge<'_> {
             if known.character_owner != ended.character_owner {
                 return Err(other_owner(ended));
             }
-            if known.revision > 0 {
+            if known.revision > 0 && !known.is_provisional() {
                 if known.digest == ended.digest || known.superseded.contains(&ended.digest) {
                     return Ok(Outcome::Duplicate(Some(session_id)));
                 }
@@ -246,13 +316,54 @@ impl Merge<'_> {
             }
             session.id = known.id;
             session.version = known.version;
+            session.revision = known.revision;
+            // A file that was seen is there, whoever has ended the call.
+            session.is_recording_found = known.is_recording_found
+                && known.recording_worker_url == session.recording_worker_url;
         }
-        session.revision = 1;
+        Ok(self.put_finalized(session))
+    }
+
+    /// Keeps a session that is over, as its next revision.
+    fn put_finalized(&mut self, mut session: Session) -> Outcome {
+        let session_id = session.session_id;
+        let known = self.world.sessions.get(&session_id);
+        let has_checkpoint = known.is_some_and(|known| known.checkpoint_sequence.is_some());
+        session.revision += 1;
         session.finalized_at = Some(self.world.now);
         self.put_session(session);
         self.join_session(session_id);
         self.tell_finalized(session_id);
-        Ok(Outcome::Finalized(session_id))
+        if has_checkpoint {
+            self.world.checkpoints.remove(&session_id);
+            self.changed_checkpoints.remove(&session_id);
+            self.spent_checkpoints.insert(session_id);
+        }
+        Outcome::Finalized(session_id)
+    }
+
+    fn take_room(&mut self, room: &FinishedRoom) -> Outcome {
+        if self.world.rooms.contains_key(&room.digest) {
+            return Outcome::Duplicate(room.session_id);
+        }
+        let room = FinishedRoom { heard_at: self.world.now, ..room.clone() };
+        self.plan.rooms.push(room.clone());
+        let session_id = room.session_id;
+        self.world.rooms.insert(room.digest, room);
+        Outcome::Accepted(session_id)
+    }
+
+    fn take_silent(&mut self, session_id: Uuid, silence: Silence) -> Outcome {
+        let Some(known) = self.world.sessions.get(&session_id).filter(|known| known.revision == 0)
+        else {
+            return Outcome::Duplicate(Some(session_id));
+        };
+        let room = room_of(session_id, self.world.rooms.values(), &self.world.sessions.values());
+        if !silence.is_over(known, room) {
+            return Outcome::Duplicate(Some(session_id));
+        }
+        let checkpoint = self.world.checkpoints.get(&session_id);
+        self.put_finalized(abandon(known, checkpoint, room))
     }
 
     fn take_recording(&mut self, named: Option<Uuid>, report: &Egress) -> Outcome {
@@ -359,7 +470,7 @@ impl Merge<'_> {
         };
         let is_open = !row.session_id.as_ref().is_some_and(is_settled);
         let is_by_room = row.joined_by.is_none_or(|known| known <= JoinedBy::RoomId);
-        let found = best_match(row, self.world.sessions.values());
+        let found = best_match(&row.clues(), self.world.sessions.values());
         let is_better =
             found.is_some_and(|(_, clue)| row.joined_by.is_none_or(|known| clue > known));
         let may_change = is_better || (is_open && is_by_room);
@@ -478,6 +589,10 @@ impl Merge<'_> {
 
     fn finish(mut self) -> Plan {
         self.plan.joinable_sessions = self.joinable_sessions.into_iter().collect();
+        let mut checkpoints = self.world.checkpoints;
+        self.plan.checkpoints =
+            self.changed_checkpoints.iter().filter_map(|id| checkpoints.remove(id)).collect();
+        self.plan.spent_checkpoints = self.spent_checkpoints.into_iter().collect();
         let mut egresses: HashMap<_, _> = self.world.egresses.into_iter().collect();
         self.plan.unjoined_egresses = self
             .looked_at
@@ -495,6 +610,17 @@ impl Merge<'_> {
             self.changed_sessions.iter().filter_map(|id| sessions.remove(id)).collect();
         self.plan
     }
+}
+
+/// Whether the API shows two states of a call in progress alike.
+fn looks_the_same(known: &Session, next: &Session) -> bool {
+    let as_known = Session {
+        digest: known.digest,
+        heard_at: known.heard_at,
+        checkpoint_sequence: known.checkpoint_sequence,
+        ..next.clone()
+    };
+    as_known == *known
 }
 
 fn other_owner(event: &Session) -> Rejection {

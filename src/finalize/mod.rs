@@ -9,6 +9,7 @@ mod reprice;
 #[cfg(test)]
 mod sample;
 mod session;
+mod silence;
 mod summary;
 mod transcript;
 mod usage;
@@ -22,6 +23,7 @@ pub use recording::{
 };
 pub use reprice::{Bill, Repriced};
 pub use session::{Session, finalize, start};
+pub use silence::{FinishedRoom, ROOM_GRACE, Silence};
 pub use summary::{SessionData, full_payload, session_data, thin_payload};
 pub use transcript::{Turn, transcript_text, turns};
 pub use usage::{Amounts, Usage, UsageKind, UsageLine, total_usage};

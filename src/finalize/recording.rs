@@ -49,7 +49,7 @@ impl RecordingStatus {
 }
 
 /// What the API says of a session's recording.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct RecordingState {
     /// Where it stands.
     pub status: RecordingStatus,

@@ -1,6 +1,7 @@
 //! A session as it is kept, and the two events that make one.
 
 use chrono::{DateTime, Datelike, TimeDelta, Utc};
+use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::cost::PriceBook;
@@ -11,7 +12,10 @@ use super::{NO_COST, NO_TRANSCRIPT, NO_USAGE};
 use crate::event::{Call, Digest, Identity, Rejection, SessionEnded, SessionStarted, Text};
 
 /// One voice call as it is stored. Amounts are whole numbers: milliseconds, micro-dollars.
-#[derive(Debug, Clone, PartialEq)]
+///
+/// A checkpoint is kept as the JSON of this, so that a later release reads what an earlier one wrote:
+/// a new field has a `#[serde(default)]`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Session {
     /// The number the API shows as `id`; 0 until the store has given one.
     pub id: i64,
@@ -88,10 +92,41 @@ pub struct Session {
     pub revision: i32,
     /// Rises with every change of the session.
     pub version: i32,
-    /// Of the event that made the present revision (of `session.started` while in progress).
+    /// Of the event that made the present revision (while in progress: of the newest checkpoint,
+    /// else of `session.started`); [`Session::NO_EVENT`] if none did.
     pub digest: Digest,
     /// Digests of the events that earlier revisions came from.
     pub superseded: Vec<Digest>,
+    /// When something new was last heard of a call in progress.
+    pub heard_at: Option<DateTime<Utc>>,
+    /// The newest checkpoint of a call in progress, if there is one.
+    pub checkpoint_sequence: Option<i64>,
+}
+
+impl Session {
+    /// The digest of a session that no event has ended. It is no event's.
+    pub const NO_EVENT: Digest = [0; 32];
+
+    /// Nobody has ended the call, it was given up: the end that may still come replaces it.
+    pub fn is_provisional(&self) -> bool {
+        self.revision > 0 && self.digest == Self::NO_EVENT
+    }
+
+    /// The same call in progress, of which nothing but its beginning is shown.
+    pub(super) fn unfinished(&self) -> Self {
+        let identity = Beginning {
+            session_id: self.session_id,
+            tenant_id: self.tenant_id.clone(),
+            character_slug: self.character_slug.clone(),
+            character_owner: self.character_owner,
+            user: self.user,
+            room_name: self.room_name.clone(),
+            room_id: self.room_id.clone(),
+            origin_url: self.origin_url.clone(),
+            metadata: self.metadata.clone(),
+        };
+        in_progress(identity, self.started_at, self.digest)
+    }
 }
 
 /// Makes a finalized session of a call; `id`, `revision`, `version`, `finalized_at` and the
@@ -137,39 +172,68 @@ pub fn finalize(ended: &SessionEnded<'_>, prices: &PriceBook) -> Result<Session,
         recording_expected: request.is_some_and(|request| request.expected),
         recording_egress_id: request.and_then(|request| owned(request.egress_id.as_ref())),
         recording_worker_url: request.and_then(|request| owned(request.url.as_ref())),
-        ..in_progress(&call.identity, call.started_at, ended.digest)
+        ..in_progress(Beginning::of(&call.identity), call.started_at, ended.digest)
     })
 }
 
 /// Makes a session in progress.
 pub fn start(started: &SessionStarted<'_>) -> Session {
-    in_progress(&started.identity, started.started_at, started.digest)
+    in_progress(Beginning::of(&started.identity), started.started_at, started.digest)
+}
+
+/// An event's [`Identity`] as a session keeps it.
+struct Beginning {
+    session_id: Uuid,
+    tenant_id: String,
+    character_slug: String,
+    character_owner: i64,
+    user: Option<i64>,
+    room_name: Option<String>,
+    room_id: Option<String>,
+    origin_url: Option<String>,
+    metadata: String,
+}
+
+impl Beginning {
+    fn of(identity: &Identity<'_>) -> Self {
+        let Identity {
+            session_id,
+            tenant_id,
+            character_slug,
+            character_owner,
+            user,
+            room_name,
+            room_id,
+            origin_url,
+            metadata,
+        } = identity;
+        Self {
+            session_id: *session_id,
+            tenant_id: tenant_id.to_owned_string(),
+            character_slug: character_slug.to_owned_string(),
+            character_owner: *character_owner,
+            user: *user,
+            room_name: owned(room_name.as_ref()),
+            room_id: owned(room_id.as_ref()),
+            origin_url: owned(origin_url.as_ref()),
+            metadata: metadata.as_str().to_owned(),
+        }
+    }
 }
 
 /// A session of which nothing but its beginning is known.
-fn in_progress(identity: &Identity<'_>, started_at: DateTime<Utc>, digest: Digest) -> Session {
-    let Identity {
-        session_id,
-        tenant_id,
-        character_slug,
-        character_owner,
-        user,
-        room_name,
-        room_id,
-        origin_url,
-        metadata,
-    } = identity;
+fn in_progress(beginning: Beginning, started_at: DateTime<Utc>, digest: Digest) -> Session {
     Session {
         id: 0,
-        session_id: *session_id,
-        tenant_id: tenant_id.to_owned_string(),
-        character_slug: character_slug.to_owned_string(),
-        character_owner: *character_owner,
-        user: *user,
-        room_id: owned(room_id.as_ref()),
-        room_name: owned(room_name.as_ref()),
-        origin_url: owned(origin_url.as_ref()),
-        metadata: metadata.as_str().to_owned(),
+        session_id: beginning.session_id,
+        tenant_id: beginning.tenant_id,
+        character_slug: beginning.character_slug,
+        character_owner: beginning.character_owner,
+        user: beginning.user,
+        room_id: beginning.room_id,
+        room_name: beginning.room_name,
+        origin_url: beginning.origin_url,
+        metadata: beginning.metadata,
         started_at,
         ended_at: None,
         close_reason: None,
@@ -199,6 +263,8 @@ fn in_progress(identity: &Identity<'_>, started_at: DateTime<Utc>, digest: Diges
         version: 0,
         digest,
         superseded: vec![],
+        heard_at: None,
+        checkpoint_sequence: None,
     }
 }
 

@@ -256,11 +256,19 @@ fn is_bare(prepared: &[Prepared]) -> bool {
         && rejection.event_id.is_none()
 }
 
-fn session_of(event: &Prepared) -> Option<Uuid> {
+/// The session that an event is about, if it says.
+pub(super) fn session_of(event: &Prepared) -> Option<Uuid> {
     match &event.change {
-        Ok(Change::Started(session) | Change::Ended(session)) => Some(session.session_id),
+        Ok(
+            Change::Started(session)
+            | Change::Checkpoint { so_far: session, .. }
+            | Change::Ended(session),
+        ) => Some(session.session_id),
         Ok(Change::Recording { session_id, .. }) => *session_id,
-        Ok(Change::Swept { session_id, .. }) => Some(*session_id),
+        Ok(Change::Room(room)) => room.session_id,
+        Ok(Change::Swept { session_id, .. } | Change::Silent { session_id, .. }) => {
+            Some(*session_id)
+        }
         Err(rejection) => rejection.session_id,
     }
 }

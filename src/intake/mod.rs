@@ -7,13 +7,17 @@
 pub mod amqp;
 mod batch;
 pub mod file;
+mod findings;
 pub mod livekit;
 mod prepare;
+mod silence;
+mod watch;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
 
 use bytes::Bytes;
+use chrono::{DateTime, Utc};
 use tokio::sync::mpsc;
 use tokio::task::JoinError;
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -25,7 +29,10 @@ use crate::finalize::{Prepared, PriceBook};
 use crate::shutdown::describe;
 use crate::store::{HandOff, Owed, SharedStore};
 
+pub use findings::Findings;
 pub use prepare::{dead_letter, prepare};
+pub use silence::{SilenceParts, SilenceSweep};
+pub use watch::{IntakeWatch, WatchParts};
 
 /// An event as it arrived.
 #[derive(Debug, Clone)]
@@ -124,6 +131,8 @@ pub struct Intake {
     parts: Arc<IntakeParts>,
     tickets: mpsc::Sender<Ticket>,
     held_batches: Arc<AtomicUsize>,
+    /// In microseconds since 1970.
+    caught_up_at: Arc<AtomicI64>,
     closed: CancellationToken,
 }
 
@@ -168,6 +177,7 @@ impl Intake {
             parts: Arc::clone(&parts),
             tickets,
             held_batches: Arc::clone(&held_batches),
+            caught_up_at: Arc::new(AtomicI64::new(i64::MIN)),
             closed: closed.clone(),
         };
         (intake, batch::run(parts, waiting, held_batches, shutdown, closed))
@@ -217,6 +227,16 @@ impl Intake {
     /// The database is away and events are held until it is back.
     pub fn is_paused(&self) -> bool {
         self.held_batches.load(Ordering::Relaxed) > 0
+    }
+
+    /// Everything that was in the broker's queue at that time is taken, says who consumes from it.
+    pub fn note_caught_up(&self, at: DateTime<Utc>) {
+        self.caught_up_at.fetch_max(at.timestamp_micros(), Ordering::Relaxed);
+    }
+
+    /// The latest time of which that was said.
+    pub fn caught_up_at(&self) -> Option<DateTime<Utc>> {
+        DateTime::from_timestamp_micros(self.caught_up_at.load(Ordering::Relaxed))
     }
 
     /// What this intake works with.

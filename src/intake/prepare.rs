@@ -7,7 +7,7 @@ use chrono::{DateTime, Utc};
 use super::{RawEvent, livekit};
 use crate::clock::new_id;
 use crate::event::{Egress, Event, FailureCode, Rejection, decode};
-use crate::finalize::{Change, Prepared, PriceBook, finalize, start};
+use crate::finalize::{Change, FinishedRoom, Prepared, PriceBook, finalize, start};
 
 /// Decodes and finalizes an event. A panic on the way is this one event's failure.
 pub fn prepare(
@@ -21,7 +21,7 @@ pub fn prepare(
         (Err(Rejection::too_large(&bytes, max_event_bytes)), None, None)
     } else {
         let is_from_livekit = *source == *livekit::SOURCE;
-        match catch_unwind(AssertUnwindSafe(|| read(&bytes, prices, is_from_livekit))) {
+        match catch_unwind(AssertUnwindSafe(|| read(&bytes, prices, is_from_livekit, now))) {
             Ok(read) => read,
             Err(_) => (Err(panicked(&bytes)), None, None),
         }
@@ -48,7 +48,7 @@ pub fn dead_letter(event: RawEvent, reason: &str, now: DateTime<Utc>) -> Prepare
 
 type Read = (Result<Change, Rejection>, Option<String>, Option<&'static str>);
 
-fn read(bytes: &[u8], prices: &PriceBook, is_from_livekit: bool) -> Read {
+fn read(bytes: &[u8], prices: &PriceBook, is_from_livekit: bool, now: DateTime<Utc>) -> Read {
     let event = match decode(bytes) {
         Ok(event) => event,
         Err(rejection) => return (Err(rejection), None, None),
@@ -57,6 +57,12 @@ fn read(bytes: &[u8], prices: &PriceBook, is_from_livekit: bool) -> Read {
     let event_type = event.event_type().as_str();
     let change = match &event {
         Event::Started(started) => Ok(Change::Started(Box::new(start(started)))),
+        Event::Checkpoint(checkpoint) => finalize(&checkpoint.so_far, prices)
+            .map(|so_far| Change::Checkpoint {
+                sequence: checkpoint.sequence,
+                so_far: Box::new(so_far),
+            })
+            .map_err(|rejection| rejection.about(&event)),
         Event::Ended(ended) => finalize(ended, prices)
             .map(|session| Change::Ended(Box::new(session)))
             .map_err(|rejection| rejection.about(&event)),
@@ -64,6 +70,7 @@ fn read(bytes: &[u8], prices: &PriceBook, is_from_livekit: bool) -> Read {
             session_id: updated.session_id,
             egress: Box::new(Egress { is_from_livekit, ..updated.egress.clone() }),
         }),
+        Event::Room(room) => Ok(Change::Room(Box::new(FinishedRoom::of(room, now)))),
     };
     (change, Some(event_id), Some(event_type))
 }

@@ -6,23 +6,20 @@
 //! unclaimed: the courier's own sweep has them a moment later.
 
 use std::collections::BTreeSet;
-use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use chrono::{DateTime, TimeDelta, Utc};
-use futures_util::FutureExt as _;
 use futures_util::future::join_all;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::{PlaceError, Places};
-use crate::clock::{Clock, chance, new_id};
-use crate::finalize::{Change, Finding, Outcome, Prepared};
-use crate::intake::NoDesk;
-use crate::store::{AwaitedFile, Batch, SharedStore, StoreError, Terms};
+use crate::clock::{Clock, chance};
+use crate::finalize::{Change, Finding, Prepared};
+use crate::intake::Findings;
+use crate::store::{AwaitedFile, SharedStore, StoreError};
 
 const ROUND_EVERY: Duration = Duration::from_mins(1);
 /// When a round did not do all there was to do.
@@ -58,16 +55,21 @@ pub struct SweepParts {
 /// The sweep over recordings.
 pub struct Sweep {
     parts: SweepParts,
-    place: String,
+    findings: Findings,
     deadline: TimeDelta,
 }
 
 impl Sweep {
     /// A sweep; it begins with [`Sweep::run`].
     pub fn new(parts: SweepParts) -> Self {
-        let place = parts.places.default_url();
+        let findings = Findings {
+            store: Arc::clone(&parts.store),
+            clock: Arc::clone(&parts.clock),
+            public_url: parts.public_url.clone(),
+            recordings_place: parts.places.default_url(),
+        };
         let deadline = TimeDelta::from_std(parts.deadline).unwrap_or(TimeDelta::MAX);
-        Self { parts, place, deadline }
+        Self { parts, findings, deadline }
     }
 
     /// Sweeps until it is told to stop. Looking for files is a loop of its own: a bucket that hangs
@@ -117,7 +119,7 @@ impl Sweep {
         let findings = overdue
             .into_iter()
             .map(|session_id| finding(session_id, Finding::GivenUp { finalized_by }, now));
-        let given_up = self.tell(&findings.collect::<Vec<_>>()).await?;
+        let given_up = self.findings.tell(&findings.collect::<Vec<_>>()).await?;
         if given_up > 0 {
             tracing::info!("{given_up} recordings are given up: nothing was heard of them in time");
         }
@@ -151,7 +153,7 @@ impl Sweep {
         if !missing.is_empty() {
             store.look_again(&missing).await?;
         }
-        self.tell(&found).await?;
+        self.findings.tell(&found).await?;
         Ok(awaited.len() >= LOOKS_AT_ONCE as usize)
     }
 
@@ -173,46 +175,6 @@ impl Sweep {
         let last = file.finalized_at.checked_add_signed(self.deadline - FIRST_PAUSE);
         last.filter(|last| now < *last).map_or(next, |last| next.min(last))
     }
-
-    /// Takes findings, all together; if the database or the program fails on that, one by one, so
-    /// that a bad one is only itself. How many had an effect.
-    async fn tell(&self, findings: &[Prepared]) -> Result<usize, StoreError> {
-        match self.try_tell(findings).await {
-            Err(error @ StoreError::Transient(_)) => Err(error),
-            Ok(told) => Ok(told),
-            Err(_) => {
-                let mut told = 0;
-                for finding in findings {
-                    match self.try_tell(std::slice::from_ref(finding)).await {
-                        Ok(one) => told += one,
-                        Err(error @ StoreError::Transient(_)) => return Err(error),
-                        Err(error) => tracing::error!(
-                            session.id = session_of(finding).map(tracing::field::display),
-                            "what became of a recording cannot be kept: {error}"
-                        ),
-                    }
-                }
-                Ok(told)
-            }
-        }
-    }
-
-    async fn try_tell(&self, findings: &[Prepared]) -> Result<usize, StoreError> {
-        if findings.is_empty() {
-            return Ok(0);
-        }
-        let terms = Terms {
-            now: self.parts.clock.now(),
-            public_url: &self.parts.public_url,
-            recordings_place: &self.place,
-            desk: &NoDesk,
-        };
-        let taking = self.parts.store.take(Batch { terms, events: findings });
-        let taken = AssertUnwindSafe(taking).catch_unwind().await;
-        let taken = taken.map_err(|_| StoreError::Broken(anyhow::anyhow!("a panic")))??;
-        let is_told = |outcome: &&Outcome| matches!(outcome, Outcome::Accepted(_));
-        Ok(taken.outcomes.iter().filter(is_told).count())
-    }
 }
 
 /// Rounds are a minute apart, unless there is more to do.
@@ -228,21 +190,7 @@ fn pause_after(round: &Result<bool, StoreError>) -> Duration {
 }
 
 fn finding(session_id: Uuid, finding: Finding, now: DateTime<Utc>) -> Prepared {
-    Prepared {
-        change: Ok(Change::Swept { session_id, finding }),
-        raw: Bytes::new(),
-        source: "sweep".into(),
-        event_id: None,
-        event_type: None,
-        failure_id: new_id(now),
-    }
-}
-
-fn session_of(finding: &Prepared) -> Option<Uuid> {
-    match finding.change {
-        Ok(Change::Swept { session_id, .. }) => Some(session_id),
-        _ => None,
-    }
+    Findings::prepared(Change::Swept { session_id, finding }, now)
 }
 
 /// The bucket, or nothing of the path: a file's name may tell whose it is.

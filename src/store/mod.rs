@@ -13,6 +13,7 @@ mod recording;
 mod redelivery;
 mod rows;
 mod shared;
+mod silence;
 mod sql;
 pub mod sqlite;
 mod take;
@@ -29,7 +30,7 @@ use sqlx::migrate::{Migration, MigrationType, Migrator};
 use uuid::Uuid;
 
 use crate::event::{FailureCode, Rejection};
-use crate::finalize::{Bill, Outcome, Prepared, Repriced, Session, Totals};
+use crate::finalize::{Bill, Outcome, Prepared, Repriced, Session, Silence, Totals};
 use crate::webhook::MessageId;
 
 pub use crate::webhook::Endpoint;
@@ -44,6 +45,7 @@ pub use recording::{AwaitedFile, Expired};
 pub use redelivery::{
     MOST_PER_SECOND, PER_SECOND, Position, Redelivery, RedeliveryRange, RedeliveryState, Statuses,
 };
+pub use silence::{IntakeState, SilentCall};
 
 /// A store that several tasks share.
 pub type SharedStore = Arc<dyn Store>;
@@ -117,6 +119,30 @@ pub trait Store: Send + Sync + 'static {
         now: DateTime<Utc>,
         limit: u32,
     ) -> Result<Expired, StoreError>;
+
+    // ---- silent calls ----
+
+    /// Calls in progress that have been silent for a while, in the order in which they fell silent,
+    /// and which of them may be over; those behind `after`, a time and an id.
+    async fn silent_sessions(
+        &self,
+        silence: Silence,
+        after: (DateTime<Utc>, Uuid),
+        limit: u32,
+    ) -> Result<Vec<SilentCall>, StoreError>;
+
+    /// Forgets closed rooms that were first heard of until then; how many.
+    async fn forget_rooms(&self, heard_by: DateTime<Utc>, limit: u32) -> Result<u64, StoreError>;
+
+    /// Keeps how far a process has come, and forgets those that were last seen until then.
+    async fn note_intake(
+        &self,
+        state: &IntakeState,
+        seen_by: DateTime<Utc>,
+    ) -> Result<(), StoreError>;
+
+    /// How far all processes have come that took events of late.
+    async fn intakes(&self) -> Result<Vec<IntakeState>, StoreError>;
 
     // ---- sessions ----
 

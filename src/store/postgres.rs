@@ -5,7 +5,7 @@
 //! are not locked: a recording that another worker wrote in between has another version, and the
 //! batch is taken again. Locking both would deadlock the start of a call with its end.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -19,27 +19,29 @@ use uuid::Uuid;
 use super::redelivery::ToldMessage;
 use super::rows::{
     ApiKeyRow, AttemptRow, AwaitedFileRow, BillRow, DeliveryRow, DeliveryStoryRow, DueEndpointRow,
-    EgressRow, EndpointRow, FailureRow, FinalizedRow, HealthRow, OwedRow, RawFailureRow,
-    RedeliveryRow, SessionRow, ToldMessageRow, TotalsRow, bills, delivery_state, event_type_list,
-    position, read_all, walked,
+    EgressRow, EndpointRow, FailureRow, FinalizedRow, HealthRow, IntakeRow, OwedRow, RawFailureRow,
+    RedeliveryRow, RoomRow, SessionRow, SilentRow, ToldMessageRow, TotalsRow, bills, checkpoint,
+    checkpoint_json, delivery_state, event_type_list, position, read_all, walked,
 };
 use super::shared::{COUNTED_AT_ONCE, MOST_COUNTED, number};
 use super::sql::{
-    egress_columns, egress_upsert, endpoint_columns, finalized_after, history_filter,
+    egress_columns, egress_upsert, endpoint_columns, finalized_after, history_filter, room_columns,
     session_columns, session_upsert,
 };
 use super::transaction::{
-    DeliveryToKeep, EgressKeys, FailureToKeep, Health, Rowwise, SessionKeys, Transaction,
+    DeliveryToKeep, EgressKeys, FailureToKeep, Health, RoomKeys, Rowwise, SessionKeys, Transaction,
 };
 use super::{
     ApiKey, ApiKeyChange, AttemptResult, AwaitedFile, Batch, Bills, Cause, Cursor, Delivery,
     DeliveryFilter, DeliveryState, DeliveryStory, DueEndpoint, Endpoint, EndpointHealth, Expired,
-    Failure, FailureFilter, HistoryFilter, Owed, Recorded, Redelivery, RedeliveryRange, Slot,
-    Store, StoreError, Taken, Terms, Unjoined, Walked, record, recording, redelivery, sql, take,
-    within,
+    Failure, FailureFilter, HistoryFilter, IntakeState, Owed, Recorded, Redelivery,
+    RedeliveryRange, SilentCall, Slot, Store, StoreError, Taken, Terms, Unjoined, Walked, record,
+    recording, redelivery, sql, take, within,
 };
 use crate::event::FailureCode;
-use crate::finalize::{Bill, JoinedBy, JoinedEgress, NewMessage, Repriced, Session, Totals};
+use crate::finalize::{
+    Bill, FinishedRoom, JoinedBy, JoinedEgress, NewMessage, Repriced, Session, Silence, Totals,
+};
 use crate::webhook::{MessageId, PayloadKind, RateLimit};
 
 const MIGRATIONS: &[super::MigrationFile] = &[
@@ -48,6 +50,7 @@ const MIGRATIONS: &[super::MigrationFile] = &[
     (3, "history", include_str!("../../migrations/postgres/0003_history.sql")),
     (4, "keys", include_str!("../../migrations/postgres/0004_keys.sql")),
     (5, "recordings", include_str!("../../migrations/postgres/0005_recordings.sql")),
+    (7, "checkpoints", include_str!("../../migrations/postgres/0007_checkpoints.sql")),
 ];
 
 const SESSIONS_BY_KEYS: &str = concat!(
@@ -135,7 +138,8 @@ const PUT_SESSIONS: &str = concat!(
         $18::int8[], $19::text[], $20::text[], $21::int8[], $22::text[], $23::int8[],
         $24::text[], $25::int8[], $26::text[], $27::text[], $28::text[], $29::bool[],
         $30::text[], $31::text[], $32::bool[], $33::bool[], $34::text[], $35::text[],
-        $36::int8[], $37::timestamptz[], $38::int4[], $39::int4[], $40::bytea[], $41::bytea[])",
+        $36::int8[], $37::timestamptz[], $38::int4[], $39::int4[], $40::bytea[], $41::bytea[],
+        $42::timestamptz[], $43::int8[])",
     session_upsert!("finalized_xid")
 );
 
@@ -178,6 +182,33 @@ const PUT_EGRESSES: &str = concat!(
     ") SELECT *, $9 FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::uuid[],
         $6::uuid[], $7::int2[], $8::int4[])",
     egress_upsert!()
+);
+
+const CHECKPOINTS: &str = "SELECT session FROM checkpoints WHERE session_id = ANY($1)";
+
+const PUT_CHECKPOINTS: &str = "INSERT INTO checkpoints (session_id, session)
+    SELECT * FROM unnest($1::uuid[], $2::text[])
+    ON CONFLICT (session_id) DO UPDATE SET session = excluded.session";
+
+const DROP_CHECKPOINTS: &str = "DELETE FROM checkpoints WHERE session_id = ANY($1)";
+
+const ROOMS_BY_KEYS: &str = concat!(
+    "SELECT ",
+    room_columns!(),
+    " FROM finished_rooms WHERE digest IN (
+        SELECT unnest($1::bytea[])
+        UNION SELECT digest FROM finished_rooms WHERE session_id = ANY($2)
+        UNION SELECT digest FROM finished_rooms WHERE room_id = ANY($3)
+        UNION SELECT digest FROM finished_rooms WHERE room_name = ANY($4))"
+);
+
+/// In the order of the digests, in which all others insert them.
+const PUT_ROOMS: &str = concat!(
+    "INSERT INTO finished_rooms (",
+    room_columns!(),
+    ") SELECT * FROM unnest($1::bytea[], $2::uuid[], $3::text[], $4::text[], $5::timestamptz[],
+        $6::timestamptz[]) AS room (digest) ORDER BY room.digest
+    ON CONFLICT DO NOTHING"
 );
 
 const PUT_MESSAGES: &str = "INSERT INTO messages
@@ -648,6 +679,8 @@ impl Transaction for Writing {
             |session| session.version,
             |session| &session.digest[..],
             |session| session.superseded.concat(),
+            |session| session.heard_at,
+            |session| session.checkpoint_sequence,
         )
         .execute(&mut *self.0)
         .await
@@ -678,6 +711,59 @@ impl Transaction for Writing {
         .await
         .map_err(failed)?;
         Ok(put.rows_affected())
+    }
+
+    async fn checkpoints(&mut self, sessions: &BTreeSet<Uuid>) -> Result<Vec<Session>, StoreError> {
+        let found: Vec<String> = query_scalar(CHECKPOINTS)
+            .bind(sessions.iter().copied().collect::<Vec<_>>())
+            .fetch_all(&mut *self.0)
+            .await
+            .map_err(failed)?;
+        found.iter().map(|json| checkpoint(json)).collect()
+    }
+
+    async fn put_checkpoints(&mut self, checkpoints: &[Session]) -> Result<(), StoreError> {
+        let query = query(PUT_CHECKPOINTS);
+        bind_columns!(query, checkpoints, |checkpoint| checkpoint.session_id, checkpoint_json)
+            .execute(&mut *self.0)
+            .await
+            .map_err(failed)?;
+        Ok(())
+    }
+
+    async fn drop_checkpoints(&mut self, sessions: &[Uuid]) -> Result<(), StoreError> {
+        query(DROP_CHECKPOINTS).bind(sessions).execute(&mut *self.0).await.map_err(failed)?;
+        Ok(())
+    }
+
+    async fn rooms(&mut self, keys: &RoomKeys) -> Result<Vec<FinishedRoom>, StoreError> {
+        all::<RoomRow, _>(
+            query_as(ROOMS_BY_KEYS)
+                .bind(keys.digests.iter().map(|digest| &digest[..]).collect::<Vec<_>>())
+                .bind(keys.sessions.iter().copied().collect::<Vec<_>>())
+                .bind(keys.room_ids.iter().map(String::as_str).collect::<Vec<_>>())
+                .bind(keys.room_names.iter().map(String::as_str).collect::<Vec<_>>()),
+            &mut *self.0,
+        )
+        .await
+    }
+
+    async fn put_rooms(&mut self, rooms: &[FinishedRoom]) -> Result<(), StoreError> {
+        let query = query(PUT_ROOMS);
+        bind_columns!(
+            query,
+            rooms,
+            |room| &room.digest[..],
+            |room| room.session_id,
+            |room| room.room_id.as_deref(),
+            |room| room.room_name.as_deref(),
+            |room| room.finished_at,
+            |room| room.heard_at,
+        )
+        .execute(&mut *self.0)
+        .await
+        .map_err(failed)?;
+        Ok(())
     }
 
     async fn put_messages(

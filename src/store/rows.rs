@@ -9,12 +9,13 @@ use super::redelivery::ToldMessage;
 use super::transaction::Health;
 use super::{
     ApiKey, Attempt, AwaitedFile, Bills, Cursor, Delivery, DeliveryState, DueEndpoint, Endpoint,
-    EndpointHealth, Failure, Owed, Position, Redelivery, RedeliveryRange, RedeliveryState,
-    Statuses, StoreError, Walked,
+    EndpointHealth, Failure, IntakeState, Owed, Position, Redelivery, RedeliveryRange,
+    RedeliveryState, SilentCall, Statuses, StoreError, Walked,
 };
 use crate::event::{Digest, Egress, FailureCode, Rejection};
 use crate::finalize::{
-    Bill, Cost, JoinedBy, JoinedEgress, RecordingState, RecordingStatus, Session, Totals,
+    Bill, Cost, FinishedRoom, JoinedBy, JoinedEgress, RecordingState, RecordingStatus, Session,
+    Totals,
 };
 use crate::webhook::{EventType, Failing, MessageId, PayloadKind};
 
@@ -88,6 +89,8 @@ row!(SessionRow {
     version: i32,
     digest: Vec<u8>,
     superseded: Vec<u8>,
+    heard_at: Option<DateTime<Utc>>,
+    checkpoint_sequence: Option<i64>,
 });
 
 impl TryFrom<SessionRow> for Session {
@@ -138,6 +141,8 @@ impl TryFrom<SessionRow> for Session {
             version: row.version,
             digest: digest(&row.digest)?,
             superseded: row.superseded.chunks(32).map(digest).collect::<Result<_, _>>()?,
+            heard_at: row.heard_at,
+            checkpoint_sequence: row.checkpoint_sequence,
         })
     }
 }
@@ -265,6 +270,71 @@ impl TryFrom<EgressRow> for JoinedEgress {
             joined_by: row.joined_by.and_then(JoinedBy::from_number),
             version: row.version,
         })
+    }
+}
+
+/// A checkpoint is the transcript of a call: what cannot be read is not repeated.
+pub(super) fn checkpoint(json: &str) -> Result<Session, StoreError> {
+    serde_json::from_str(json).map_err(|_| unreadable("checkpoint", "(a transcript)"))
+}
+
+/// A checkpoint as it is kept.
+pub(super) fn checkpoint_json(checkpoint: &Session) -> String {
+    serde_json::to_string(checkpoint).expect("a session is JSON")
+}
+
+row!(SilentRow {
+    session_id: Uuid,
+    heard_at: DateTime<Utc>,
+    may_be_over: bool,
+});
+
+impl TryFrom<SilentRow> for SilentCall {
+    type Error = StoreError;
+
+    fn try_from(row: SilentRow) -> Result<Self, StoreError> {
+        let SilentRow { session_id, heard_at, may_be_over } = row;
+        Ok(Self { session_id, heard_at, may_be_over })
+    }
+}
+
+row!(RoomRow {
+    digest: Vec<u8>,
+    session_id: Option<Uuid>,
+    room_id: Option<String>,
+    room_name: Option<String>,
+    finished_at: DateTime<Utc>,
+    heard_at: DateTime<Utc>,
+});
+
+impl TryFrom<RoomRow> for FinishedRoom {
+    type Error = StoreError;
+
+    fn try_from(row: RoomRow) -> Result<Self, StoreError> {
+        Ok(Self {
+            digest: digest(&row.digest)?,
+            session_id: row.session_id,
+            room_id: row.room_id,
+            room_name: row.room_name,
+            finished_at: row.finished_at,
+            heard_at: row.heard_at,
+        })
+    }
+}
+
+row!(IntakeRow {
+    process_id: Uuid,
+    is_consuming: bool,
+    current_since: Option<DateTime<Utc>>,
+    seen_at: DateTime<Utc>,
+});
+
+impl TryFrom<IntakeRow> for IntakeState {
+    type Error = StoreError;
+
+    fn try_from(row: IntakeRow) -> Result<Self, StoreError> {
+        let IntakeRow { process_id, is_consuming, current_since, seen_at } = row;
+        Ok(Self { process_id, is_consuming, current_since, seen_at })
     }
 }
 

@@ -95,6 +95,69 @@ macro_rules! impl_store {
                 .await
             }
 
+            async fn silent_sessions(
+                &self,
+                silence: Silence,
+                after: (DateTime<Utc>, Uuid),
+                limit: u32,
+            ) -> Result<Vec<SilentCall>, StoreError> {
+                within(all::<SilentRow, _>(
+                    query_as(sql::SILENT_SESSIONS)
+                        .bind(silence.since_room)
+                        .bind(silence.since)
+                        .bind(after.0)
+                        .bind(after.1)
+                        .bind(i64::from(limit)),
+                    &self.readers,
+                ))
+                .await
+            }
+
+            async fn forget_rooms(
+                &self,
+                heard_by: DateTime<Utc>,
+                limit: u32,
+            ) -> Result<u64, StoreError> {
+                within(async {
+                    let forgotten = query(sql::FORGET_ROOMS)
+                        .bind(heard_by)
+                        .bind(i64::from(limit))
+                        .execute(&self.writer)
+                        .await
+                        .map_err(failed)?;
+                    Ok(forgotten.rows_affected())
+                })
+                .await
+            }
+
+            async fn note_intake(
+                &self,
+                state: &IntakeState,
+                seen_by: DateTime<Utc>,
+            ) -> Result<(), StoreError> {
+                within(async {
+                    query(sql::NOTE_INTAKE)
+                        .bind(state.process_id)
+                        .bind(state.is_consuming)
+                        .bind(state.current_since)
+                        .bind(state.seen_at)
+                        .execute(&self.writer)
+                        .await
+                        .map_err(failed)?;
+                    query(sql::FORGET_INTAKES)
+                        .bind(seen_by)
+                        .execute(&self.writer)
+                        .await
+                        .map_err(failed)?;
+                    Ok(())
+                })
+                .await
+            }
+
+            async fn intakes(&self) -> Result<Vec<IntakeState>, StoreError> {
+                within(all::<IntakeRow, _>(query_as(sql::INTAKES), &self.readers)).await
+            }
+
             async fn claim(
                 &self,
                 process: Uuid,

@@ -10,7 +10,8 @@ macro_rules! session_columns {
          stt_audio_ms, stt_provider, tts_characters, tts_provider, cost_micros, cost_breakdown, \
          usage, transcript, recording_expected, recording_egress_id, recording_worker_url, \
          is_recording_found, is_recording_given_up, recording_status, recording_url, \
-         recording_offset_ms, finalized_at, revision, version, digest, superseded"
+         recording_offset_ms, finalized_at, revision, version, digest, superseded, heard_at, \
+         checkpoint_sequence"
     };
 }
 
@@ -43,6 +44,7 @@ macro_rules! session_upsert {
             recording_offset_ms = excluded.recording_offset_ms,
             finalized_at = excluded.finalized_at, revision = excluded.revision,
             version = excluded.version, digest = excluded.digest, superseded = excluded.superseded,
+            heard_at = excluded.heard_at, checkpoint_sequence = excluded.checkpoint_sequence,
             ",
             $finalized_order,
             " = CASE WHEN excluded.revision <> sessions.revision THEN excluded.",
@@ -72,6 +74,20 @@ macro_rules! egress_upsert {
             named_session_id = excluded.named_session_id, session_id = excluded.session_id,
             joined_by = excluded.joined_by, version = excluded.version
           WHERE egresses.version = excluded.version - 1"
+    };
+}
+
+/// The columns of a closed room, as [`super::rows::RoomRow`] reads them.
+macro_rules! room_columns {
+    () => {
+        "digest, session_id, room_id, room_name, finished_at, heard_at"
+    };
+}
+
+/// The columns of a process's intake, as [`super::rows::IntakeRow`] reads them.
+macro_rules! intake_columns {
+    () => {
+        "process_id, is_consuming, current_since, seen_at"
     };
 }
 
@@ -128,7 +144,9 @@ macro_rules! health_columns {
 
 use super::DeliveryState;
 
-pub(super) use {egress_columns, egress_upsert, endpoint_columns, session_columns, session_upsert};
+pub(super) use {
+    egress_columns, egress_upsert, endpoint_columns, room_columns, session_columns, session_upsert,
+};
 
 pub(super) const INSTALLATION: &str = "SELECT installation_id FROM installation";
 
@@ -157,6 +175,49 @@ pub(super) const OVERDUE_RECORDINGS: &str = "SELECT session_id FROM sessions
 
 pub(super) const LOOK_AGAIN: &str =
     "UPDATE sessions SET recording_look_at = $2 WHERE session_id = $1";
+
+/// A page of the calls in progress of which nothing was heard for a while, and whether each may be
+/// over: nothing was heard for long, or there may be a room of theirs that is closed. The merge decides.
+/// (`LIMIT` keeps PostgreSQL from reading all rooms for one hash table.)
+pub(super) const SILENT_SESSIONS: &str = "SELECT session_id, heard_at,
+        heard_at <= $2
+        OR (SELECT 1 FROM finished_rooms AS room
+            WHERE room.session_id = page.session_id AND room.heard_at <= $1
+            LIMIT 1) IS NOT NULL
+        OR (SELECT 1 FROM finished_rooms AS room
+            WHERE room.room_id = page.room_id AND room.heard_at <= $1
+              AND room.finished_at >= page.started_at
+            LIMIT 1) IS NOT NULL
+        OR (SELECT 1 FROM finished_rooms AS room
+            WHERE room.room_name = page.room_name AND room.heard_at <= $1
+              AND room.finished_at >= page.started_at
+            LIMIT 1) IS NOT NULL AS may_be_over
+    FROM (
+        SELECT session_id, heard_at, room_id, room_name, started_at FROM sessions
+        WHERE finalized_at IS NULL AND heard_at <= $1 AND (heard_at, session_id) > ($3, $4)
+        ORDER BY heard_at, session_id
+        LIMIT $5) AS page
+    ORDER BY heard_at, session_id";
+
+pub(super) const FORGET_ROOMS: &str = "DELETE FROM finished_rooms
+    WHERE digest IN (
+        SELECT digest FROM finished_rooms
+        WHERE heard_at <= $1
+        ORDER BY heard_at
+        LIMIT $2)";
+
+pub(super) const NOTE_INTAKE: &str = concat!(
+    "INSERT INTO intakes (",
+    intake_columns!(),
+    ") VALUES ($1, $2, $3, $4)
+    ON CONFLICT (process_id) DO UPDATE SET
+        is_consuming = excluded.is_consuming, current_since = excluded.current_since,
+        seen_at = excluded.seen_at"
+);
+
+pub(super) const FORGET_INTAKES: &str = "DELETE FROM intakes WHERE seen_at <= $1";
+
+pub(super) const INTAKES: &str = concat!("SELECT ", intake_columns!(), " FROM intakes");
 
 /// One that was joined a moment ago has a session when its row can be had.
 pub(super) const EXPIRE_EGRESSES: &str = concat!(

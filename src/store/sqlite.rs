@@ -5,7 +5,7 @@
 //! writes fails at once when somebody else wrote in between. `synchronous=FULL`: what was
 //! committed survives a power cut.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::path::Path;
 use std::time::Duration;
 
@@ -21,27 +21,29 @@ use uuid::Uuid;
 use super::redelivery::ToldMessage;
 use super::rows::{
     ApiKeyRow, AttemptRow, AwaitedFileRow, BillRow, DeliveryRow, DeliveryStoryRow, DueEndpointRow,
-    EgressRow, EndpointRow, FailureRow, FinalizedRow, HealthRow, OwedRow, RawFailureRow,
-    RedeliveryRow, SessionRow, ToldMessageRow, TotalsRow, bills, delivery_state, event_type_list,
-    read_all, walked,
+    EgressRow, EndpointRow, FailureRow, FinalizedRow, HealthRow, IntakeRow, OwedRow, RawFailureRow,
+    RedeliveryRow, RoomRow, SessionRow, SilentRow, ToldMessageRow, TotalsRow, bills, checkpoint,
+    checkpoint_json, delivery_state, event_type_list, read_all, walked,
 };
 use super::shared::{COUNTED_AT_ONCE, MOST_COUNTED, number};
 use super::sql::{
-    egress_columns, egress_upsert, endpoint_columns, finalized_after, history_filter,
+    egress_columns, egress_upsert, endpoint_columns, finalized_after, history_filter, room_columns,
     session_columns, session_upsert,
 };
 use super::transaction::{
-    DeliveryToKeep, EgressKeys, FailureToKeep, Health, Rowwise, SessionKeys, Transaction,
+    DeliveryToKeep, EgressKeys, FailureToKeep, Health, RoomKeys, Rowwise, SessionKeys, Transaction,
 };
 use super::{
     ApiKey, ApiKeyChange, AttemptResult, AwaitedFile, Batch, Bills, Cause, Cursor, Delivery,
     DeliveryFilter, DeliveryState, DeliveryStory, DueEndpoint, Endpoint, EndpointHealth, Expired,
-    Failure, FailureFilter, HistoryFilter, Owed, Recorded, Redelivery, RedeliveryRange, Slot,
-    Store, StoreError, Taken, Terms, Unjoined, Walked, record, recording, redelivery, sql, take,
-    within,
+    Failure, FailureFilter, HistoryFilter, IntakeState, Owed, Recorded, Redelivery,
+    RedeliveryRange, SilentCall, Slot, Store, StoreError, Taken, Terms, Unjoined, Walked, record,
+    recording, redelivery, sql, take, within,
 };
 use crate::event::FailureCode;
-use crate::finalize::{Bill, JoinedBy, JoinedEgress, NewMessage, Repriced, Session, Totals};
+use crate::finalize::{
+    Bill, FinishedRoom, JoinedBy, JoinedEgress, NewMessage, Repriced, Session, Silence, Totals,
+};
 use crate::webhook::{MessageId, PayloadKind, RateLimit};
 
 const MIGRATIONS: &[super::MigrationFile] = &[
@@ -50,6 +52,7 @@ const MIGRATIONS: &[super::MigrationFile] = &[
     (3, "history", include_str!("../../migrations/sqlite/0003_history.sql")),
     (4, "keys", include_str!("../../migrations/sqlite/0004_keys.sql")),
     (5, "recordings", include_str!("../../migrations/sqlite/0005_recordings.sql")),
+    (7, "checkpoints", include_str!("../../migrations/sqlite/0007_checkpoints.sql")),
 ];
 
 const SESSIONS_BY_KEYS: &str = concat!(
@@ -131,7 +134,7 @@ const PUT_SESSION: &str = concat!(
     session_columns!(),
     ", finalized_sequence) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18,
         $19, $20, $21, $22, $23, $24, $25, $26, $27, $28, $29, $30, $31, $32, $33, $34, $35, $36,
-        $37, $38, $39, $40, $41,
+        $37, $38, $39, $40, $41, $42, $43,
         (SELECT COALESCE(MAX(finalized_sequence), 0) + 1 FROM sessions
          WHERE finalized_at IS NOT NULL))",
     session_upsert!("finalized_sequence")
@@ -150,6 +153,32 @@ const PUT_EGRESS: &str = concat!(
     egress_columns!(),
     ") VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
     egress_upsert!()
+);
+
+const CHECKPOINT: &str = "SELECT session FROM checkpoints WHERE session_id = $1";
+
+const PUT_CHECKPOINT: &str = "INSERT INTO checkpoints (session_id, session) VALUES ($1, $2)
+    ON CONFLICT (session_id) DO UPDATE SET session = excluded.session";
+
+const DROP_CHECKPOINT: &str = "DELETE FROM checkpoints WHERE session_id = $1";
+
+const ROOMS_BY_KEYS: &str = concat!(
+    "SELECT ",
+    room_columns!(),
+    " FROM finished_rooms WHERE digest IN (
+        SELECT unhex(value) FROM json_each($1)
+        UNION SELECT digest FROM finished_rooms
+            WHERE session_id IN (SELECT unhex(value) FROM json_each($2))
+        UNION SELECT digest FROM finished_rooms
+            WHERE room_id IN (SELECT value FROM json_each($3))
+        UNION SELECT digest FROM finished_rooms
+            WHERE room_name IN (SELECT value FROM json_each($4)))"
+);
+
+const PUT_ROOM: &str = concat!(
+    "INSERT INTO finished_rooms (",
+    room_columns!(),
+    ") VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT DO NOTHING"
 );
 
 const PUT_MESSAGE: &str = "INSERT INTO messages
@@ -485,6 +514,67 @@ impl Transaction for Writing {
         Ok(put)
     }
 
+    async fn checkpoints(&mut self, sessions: &BTreeSet<Uuid>) -> Result<Vec<Session>, StoreError> {
+        let mut found = Vec::new();
+        for session_id in sessions {
+            let json: Option<String> = query_scalar(CHECKPOINT)
+                .bind(session_id)
+                .fetch_optional(&mut *self.0)
+                .await
+                .map_err(failed)?;
+            found.extend(json.map(|json| checkpoint(&json)).transpose()?);
+        }
+        Ok(found)
+    }
+
+    async fn put_checkpoints(&mut self, checkpoints: &[Session]) -> Result<(), StoreError> {
+        for checkpoint in checkpoints {
+            query(PUT_CHECKPOINT)
+                .bind(checkpoint.session_id)
+                .bind(checkpoint_json(checkpoint))
+                .execute(&mut *self.0)
+                .await
+                .map_err(failed)?;
+        }
+        Ok(())
+    }
+
+    async fn drop_checkpoints(&mut self, sessions: &[Uuid]) -> Result<(), StoreError> {
+        for session_id in sessions {
+            query(DROP_CHECKPOINT).bind(session_id).execute(&mut *self.0).await.map_err(failed)?;
+        }
+        Ok(())
+    }
+
+    async fn rooms(&mut self, keys: &RoomKeys) -> Result<Vec<FinishedRoom>, StoreError> {
+        let digests: Vec<String> = keys.digests.iter().map(hex::encode).collect();
+        all::<RoomRow, _>(
+            query_as(ROOMS_BY_KEYS)
+                .bind(texts_json(&digests))
+                .bind(ids_json(&keys.sessions))
+                .bind(texts_json(&keys.room_ids))
+                .bind(texts_json(&keys.room_names)),
+            &mut *self.0,
+        )
+        .await
+    }
+
+    async fn put_rooms(&mut self, rooms: &[FinishedRoom]) -> Result<(), StoreError> {
+        for room in rooms {
+            query(PUT_ROOM)
+                .bind(&room.digest[..])
+                .bind(room.session_id)
+                .bind(&room.room_id)
+                .bind(&room.room_name)
+                .bind(room.finished_at)
+                .bind(room.heard_at)
+                .execute(&mut *self.0)
+                .await
+                .map_err(failed)?;
+        }
+        Ok(())
+    }
+
     async fn put_messages(
         &mut self,
         messages: &[NewMessage],
@@ -635,6 +725,8 @@ async fn put_session(
         .bind(session.version)
         .bind(&session.digest[..])
         .bind(session.superseded.concat())
+        .bind(session.heard_at)
+        .bind(session.checkpoint_sequence)
         .execute(&mut **tx)
         .await
         .map_err(failed)?;

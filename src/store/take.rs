@@ -8,12 +8,13 @@ use sha2::{Digest as _, Sha256};
 use uuid::Uuid;
 
 use super::transaction::{
-    DeliveryToKeep, EgressKeys, FailureToKeep, RoomSpan, SessionKeys, Transaction,
+    DeliveryToKeep, EgressKeys, FailureToKeep, RoomKeys, RoomSpan, SessionKeys, Transaction,
 };
 use super::{Batch, HandOff, Owed, StoreError, Taken, Terms, Unjoined};
 use crate::clock::new_id;
+use crate::event::Digest;
 use crate::finalize::{
-    Change, JoinedBy, JoinedEgress, Outcome, Plan, Prepared, Session, Snapshot, plan,
+    Change, FinishedRoom, JoinedBy, JoinedEgress, Outcome, Plan, Prepared, Session, Snapshot, plan,
 };
 use crate::webhook::{MessageId, PayloadKind};
 
@@ -59,7 +60,7 @@ async fn take_once(
     batch: Batch<'_>,
 ) -> Result<Option<Taken>, StoreError> {
     let Batch { terms, events } = batch;
-    let (sessions, egresses) = load(tx.as_mut(), events).await?;
+    let Loaded { sessions, egresses, checkpoints, rooms } = load(tx.as_mut(), events).await?;
     let endpoints = tx.endpoints(&owners(events, &sessions)).await?;
     let unknown = session_ids(events).filter(|id| !sessions.contains_key(id)).count();
     let numbers = if unknown == 0 { Vec::new() } else { tx.numbers(unknown).await? };
@@ -70,6 +71,8 @@ async fn take_once(
         place: terms.recordings_place,
         sessions,
         egresses,
+        checkpoints,
+        rooms,
         numbers,
         endpoints: &endpoints,
     };
@@ -89,16 +92,23 @@ async fn take_once(
     Ok(Some(Taken { outcomes: plan.outcomes, owed, unjoined }))
 }
 
+/// What a batch may touch, as it is.
+#[derive(Default)]
+struct Loaded {
+    sessions: BTreeMap<Uuid, Session>,
+    egresses: BTreeMap<String, JoinedEgress>,
+    checkpoints: BTreeMap<Uuid, Session>,
+    rooms: BTreeMap<Digest, FinishedRoom>,
+}
+
 /// Reads everything the batch may touch: its sessions and recordings, what may belong to them,
 /// and everything else of the sessions found.
-async fn load(
-    tx: &mut dyn Transaction,
-    events: &[Prepared],
-) -> Result<(BTreeMap<Uuid, Session>, BTreeMap<String, JoinedEgress>), StoreError> {
-    let mut sessions = BTreeMap::new();
-    let mut egresses: BTreeMap<String, JoinedEgress> = BTreeMap::new();
+async fn load(tx: &mut dyn Transaction, events: &[Prepared]) -> Result<Loaded, StoreError> {
+    let mut loaded = Loaded::default();
     let mut session_keys = session_keys(events);
     let mut egress_keys = egress_keys(events);
+    load_silent(tx, events, &mut loaded, &mut session_keys, &mut egress_keys).await?;
+    let Loaded { sessions, egresses, .. } = &mut loaded;
     let mut asked = BTreeSet::new();
     while !session_keys.is_empty() || !egress_keys.is_empty() {
         if !session_keys.is_empty() {
@@ -125,7 +135,51 @@ async fn load(
             egress_keys = EgressKeys::default();
         }
     }
-    Ok((sessions, egresses))
+    Ok(loaded)
+}
+
+/// Reads what nobody but the events needs that tell of closed rooms and silent calls: the rooms, and
+/// the calls' checkpoints. What else may have to do with them is added to the keys.
+async fn load_silent(
+    tx: &mut dyn Transaction,
+    events: &[Prepared],
+    loaded: &mut Loaded,
+    session_keys: &mut SessionKeys,
+    egress_keys: &mut EgressKeys,
+) -> Result<(), StoreError> {
+    let mut room_keys = RoomKeys::default();
+    for event in events {
+        match &event.change {
+            Ok(Change::Room(room)) => drop(room_keys.digests.insert(room.digest)),
+            Ok(Change::Silent { session_id, .. }) => drop(room_keys.sessions.insert(*session_id)),
+            _ => {}
+        }
+    }
+    if room_keys.digests.is_empty() && room_keys.sessions.is_empty() {
+        return Ok(());
+    }
+    if !room_keys.sessions.is_empty() {
+        let ids = room_keys.sessions.clone();
+        for session in tx.sessions(&SessionKeys { ids, ..SessionKeys::default() }).await? {
+            for keys in [&mut room_keys.room_ids, &mut egress_keys.room_ids] {
+                keys.extend(session.room_id.clone());
+            }
+            for keys in [&mut room_keys.room_names, &mut egress_keys.room_names] {
+                keys.extend(session.room_name.clone());
+            }
+        }
+        for checkpoint in tx.checkpoints(&room_keys.sessions).await? {
+            egress_keys.ids.extend(checkpoint.recording_egress_id.clone());
+            loaded.checkpoints.insert(checkpoint.session_id, checkpoint);
+        }
+    }
+    for room in tx.rooms(&room_keys).await? {
+        if !room_keys.sessions.is_empty() {
+            session_keys.rooms.push(RoomSpan::of_moment(&room));
+        }
+        loaded.rooms.insert(room.digest, room);
+    }
+    Ok(())
 }
 
 /// Writes what the plan says, and reserves room for its deliveries; `None` if another worker
@@ -145,6 +199,7 @@ async fn write(
     if wanted > 0 && tx.put_egresses(&plan.egresses, terms.now).await? < wanted {
         return Ok(None);
     }
+    write_silent(tx, plan).await?;
     let mut owed = Vec::new();
     if !plan.messages.is_empty() {
         let new = tx.put_messages(&plan.messages, terms.now).await?;
@@ -155,6 +210,20 @@ async fn write(
     }
     keep_failures(tx, plan, events, terms.now).await?;
     Ok(Some(owed))
+}
+
+/// Writes what few batches have: checkpoints and closed rooms.
+async fn write_silent(tx: &mut dyn Transaction, plan: &Plan) -> Result<(), StoreError> {
+    if !plan.checkpoints.is_empty() {
+        tx.put_checkpoints(&plan.checkpoints).await?;
+    }
+    if !plan.spent_checkpoints.is_empty() {
+        tx.drop_checkpoints(&plan.spent_checkpoints).await?;
+    }
+    if !plan.rooms.is_empty() {
+        tx.put_rooms(&plan.rooms).await?;
+    }
+    Ok(())
 }
 
 /// The deliveries of messages that are really new, and those of them that this process will send.
@@ -271,8 +340,18 @@ fn session_ids(events: &[Prepared]) -> impl Iterator<Item = Uuid> {
 
 fn session_of(event: &Prepared) -> Option<&Session> {
     match &event.change {
-        Ok(Change::Started(session) | Change::Ended(session)) => Some(session),
-        Ok(Change::Recording { .. } | Change::Swept { .. }) | Err(_) => None,
+        Ok(
+            Change::Started(session)
+            | Change::Checkpoint { so_far: session, .. }
+            | Change::Ended(session),
+        ) => Some(session),
+        Ok(
+            Change::Recording { .. }
+            | Change::Swept { .. }
+            | Change::Room(_)
+            | Change::Silent { .. },
+        )
+        | Err(_) => None,
     }
 }
 
@@ -285,8 +364,13 @@ fn session_keys(events: &[Prepared]) -> SessionKeys {
                 keys.egress_ids.insert(egress.egress_id.clone());
                 keys.rooms.extend(RoomSpan::of(egress));
             }
-            Ok(Change::Swept { session_id, .. }) => keys.ids.extend([*session_id]),
-            Ok(Change::Started(_) | Change::Ended(_)) | Err(_) => {}
+            Ok(Change::Swept { session_id, .. } | Change::Silent { session_id, .. }) => {
+                keys.ids.insert(*session_id);
+            }
+            Ok(
+                Change::Started(_) | Change::Checkpoint { .. } | Change::Ended(_) | Change::Room(_),
+            )
+            | Err(_) => {}
         }
     }
     keys
@@ -296,7 +380,11 @@ fn egress_keys(events: &[Prepared]) -> EgressKeys {
     let mut keys = EgressKeys::default();
     for event in events {
         match &event.change {
-            Ok(Change::Started(session) | Change::Ended(session)) => {
+            Ok(
+                Change::Started(session)
+                | Change::Checkpoint { so_far: session, .. }
+                | Change::Ended(session),
+            ) => {
                 keys.ids.extend(session.recording_egress_id.clone());
                 keys.sessions.insert(session.session_id);
                 keys.room_ids.extend(session.room_id.clone());
@@ -305,7 +393,7 @@ fn egress_keys(events: &[Prepared]) -> EgressKeys {
             Ok(Change::Recording { egress, .. }) => {
                 keys.ids.insert(egress.egress_id.clone());
             }
-            Ok(Change::Swept { .. }) | Err(_) => {}
+            Ok(Change::Swept { .. } | Change::Room(_) | Change::Silent { .. }) | Err(_) => {}
         }
     }
     keys

@@ -10,8 +10,8 @@ use uuid::Uuid;
 
 use super::redelivery::{Redelivery, RedeliveryRange, ToldMessage};
 use super::{AttemptResult, Cause, Endpoint, StoreError};
-use crate::event::{Egress, Rejection};
-use crate::finalize::{JoinedEgress, NewMessage, Session, recorded_span};
+use crate::event::{Digest, Egress, Rejection};
+use crate::finalize::{FinishedRoom, JoinedEgress, NewMessage, Session, recorded_span};
 use crate::webhook::{Failing, MessageId, PayloadKind};
 
 /// One database transaction. Dropped without `commit`, it never was.
@@ -33,6 +33,16 @@ pub(super) trait Transaction: Rowwise + Send {
         egresses: &[JoinedEgress],
         now: DateTime<Utc>,
     ) -> Result<u64, StoreError>;
+    /// The checkpoints of these sessions.
+    async fn checkpoints(&mut self, sessions: &BTreeSet<Uuid>) -> Result<Vec<Session>, StoreError>;
+    /// Keeps checkpoints, in the place of those before.
+    async fn put_checkpoints(&mut self, checkpoints: &[Session]) -> Result<(), StoreError>;
+    /// Removes the checkpoints of these sessions.
+    async fn drop_checkpoints(&mut self, sessions: &[Uuid]) -> Result<(), StoreError>;
+    /// Closed rooms by these keys.
+    async fn rooms(&mut self, keys: &RoomKeys) -> Result<Vec<FinishedRoom>, StoreError>;
+    /// Keeps closed rooms that are not known yet.
+    async fn put_rooms(&mut self, rooms: &[FinishedRoom]) -> Result<(), StoreError>;
     /// Inserts messages that do not exist yet; which.
     async fn put_messages(
         &mut self,
@@ -172,6 +182,19 @@ pub(super) struct EgressKeys {
     pub(super) room_names: BTreeSet<String>,
 }
 
+/// Which closed rooms a batch touches.
+#[derive(Debug, Default)]
+pub(super) struct RoomKeys {
+    /// Those of these events.
+    pub(super) digests: BTreeSet<Digest>,
+    /// Those that name these sessions.
+    pub(super) sessions: BTreeSet<Uuid>,
+    /// Those with these ids.
+    pub(super) room_ids: BTreeSet<String>,
+    /// Those with these names.
+    pub(super) room_names: BTreeSet<String>,
+}
+
 /// A delivery as it is inserted.
 pub(super) struct DeliveryToKeep {
     pub(super) delivery_id: Uuid,
@@ -206,6 +229,16 @@ impl RoomSpan {
         let (from, to) = recorded_span(egress);
         let has_room = room_id.is_some() || room_name.is_some();
         has_room.then_some(Self { room_id, room_name, from, to })
+    }
+
+    /// The moment when a room was closed.
+    pub(super) fn of_moment(room: &FinishedRoom) -> Self {
+        Self {
+            room_id: room.room_id.clone(),
+            room_name: room.room_name.clone(),
+            from: room.finished_at,
+            to: room.finished_at,
+        }
     }
 }
 

@@ -58,6 +58,7 @@ pub(crate) struct Api {
     /// The user 7's, who owns all sessions of these tests.
     pub(crate) owner_key: String,
     pub(crate) staff_key: String,
+    pub(crate) intake: Intake,
     _intake: DropGuard,
 }
 
@@ -92,7 +93,10 @@ impl Answer {
 
 impl Api {
     pub(crate) async fn start() -> Self {
-        let test = sqlite().await;
+        Self::over(sqlite().await).await
+    }
+
+    pub(crate) async fn over(test: TestStore) -> Self {
         let recordings = tempfile::tempdir().unwrap();
         let places = places(&recordings);
         let clock = Arc::new(HandClock(Mutex::new(noon())));
@@ -123,7 +127,7 @@ impl Api {
                 Arc::clone(&guard),
                 Client::new(guard, ClientOptions::default()),
             )),
-            intake: Some(intake),
+            intake: Some(intake.clone()),
             livekit: Some(Arc::new(LivekitKey::new(LIVEKIT_KEY, LIVEKIT_SECRET))),
             health: health.clone(),
             origins: Origins::default(),
@@ -143,6 +147,7 @@ impl Api {
             recordings,
             owner_key,
             staff_key,
+            intake,
             _intake: guard,
         }
     }

@@ -17,7 +17,7 @@ use crate::harness::{fresh_id, noon};
 use crate::recordings::{call_of_samples, sample};
 
 const PATH: &str = "/api/livekit/webhook/";
-const CONTENT_TYPE: &str = "application/webhook+json";
+pub(crate) const CONTENT_TYPE: &str = "application/webhook+json";
 
 /// What LiveKit's SDKs sign at noon for this body.
 fn claims(body: &str) -> Value {
@@ -34,11 +34,11 @@ fn token(claims: &Value, secret: &str, algorithm: Algorithm) -> String {
     jsonwebtoken::encode(&Header::new(algorithm), claims, &key).unwrap()
 }
 
-fn signed(body: &str) -> String {
+pub(crate) fn signed(body: &str) -> String {
     token(&claims(body), LIVEKIT_SECRET, Algorithm::HS256)
 }
 
-async fn post(api: &Api, authorization: &str, content_type: &str, body: &str) -> Answer {
+pub(crate) async fn post(api: &Api, authorization: &str, content_type: &str, body: &str) -> Answer {
     let request = Request::builder()
         .method(Method::POST)
         .uri(PATH)
@@ -80,9 +80,17 @@ async fn an_egress_that_ends_makes_the_recording_ready_before_the_answer() {
 #[tokio::test]
 async fn other_webhooks_are_taken_and_forgotten() {
     let api = Api::start().await;
-    for name in ["participant_left", "room_finished"] {
-        let body = sample(name, fresh_id());
-        assert_taken(&post(&api, &signed(&body), CONTENT_TYPE, &body).await, "ignored");
+    let body = sample("participant_left", fresh_id());
+    assert_taken(&post(&api, &signed(&body), CONTENT_TYPE, &body).await, "ignored");
+    assert_eq!(failures(&api).await, []);
+}
+
+#[tokio::test]
+async fn a_room_that_is_none_of_ours_is_taken_once_and_is_no_failure() {
+    let api = Api::start().await;
+    let body = sample("room_finished", fresh_id());
+    for status in ["accepted", "duplicate", "duplicate"] {
+        assert_taken(&post(&api, &signed(&body), CONTENT_TYPE, &body).await, status);
     }
     assert_eq!(failures(&api).await, []);
 }
@@ -134,7 +142,7 @@ async fn what_is_not_signed_by_our_livekit_is_refused_and_not_kept() {
 #[tokio::test]
 async fn a_token_is_taken_with_and_without_its_scheme() {
     let api = Api::start().await;
-    let body = sample("room_finished", fresh_id());
+    let body = sample("participant_left", fresh_id());
     let authorization = format!("Bearer {}", signed(&body));
     assert_taken(&post(&api, &authorization, CONTENT_TYPE, &body).await, "ignored");
     let late: DateTime<Utc> = noon() + TimeDelta::minutes(7);

@@ -649,7 +649,7 @@ fn wrong_usage_ends_with_two_and_one_sentence() {
         (vec!["run", "--colour", "red"], "--colour"),
         (vec!["run", "--prefetch", "0"], "--prefetch"),
         (vec!["run", "--roles", "consume,cook"], "consume, deliver, api"),
-        (vec!["run", "--abandon-after", "1h"], "--abandon-after"),
+        (vec!["run", "--abandon-after", "0s"], "--abandon-after"),
         (vec!["rum"], "'run'"),
     ] {
         // Not the API's default port: another program may have it.

@@ -1,6 +1,7 @@
 //! The tests that run the real thing: both databases, the broker, the whole service.
 #![expect(clippy::unwrap_used, reason = "a test says what it expects by failing")]
 
+mod abandon;
 mod amqp;
 mod api;
 mod api_history;

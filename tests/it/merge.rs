@@ -2,8 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use chrono::TimeDelta;
+use finalizer::event::Digest;
 use finalizer::finalize::{
-    Change, Finding, JoinedEgress, Outcome, Plan, Prepared, Session, Snapshot, plan,
+    Change, Finding, FinishedRoom, JoinedEgress, Outcome, Plan, Prepared, Session, Silence,
+    Snapshot, plan,
 };
 use finalizer::webhook::EventType;
 use proptest::prelude::*;
@@ -17,7 +20,9 @@ use crate::harness::{after, ended, endpoint, noon, prepared, recording, started}
 struct World {
     sessions: BTreeMap<Uuid, Session>,
     egresses: BTreeMap<String, JoinedEgress>,
-    messages: BTreeSet<(EventType, Uuid, Option<String>)>,
+    checkpoints: BTreeMap<Uuid, Session>,
+    rooms: BTreeMap<Digest, FinishedRoom>,
+    messages: BTreeSet<(EventType, Uuid, Option<String>, [u8; 16])>,
     failures: usize,
 }
 
@@ -32,12 +37,17 @@ impl World {
             place: "s3://recordings",
             sessions: self.sessions.clone(),
             egresses: self.egresses.clone(),
+            checkpoints: self.checkpoints.clone(),
+            rooms: self.rooms.clone(),
             numbers: (used + 1..used + 10).rev().collect(),
             endpoints: &endpoints,
         };
-        let Plan { outcomes, sessions, egresses, messages, deliveries, failures, .. } =
-            plan(snapshot, events);
+        let planned = plan(snapshot, events);
+        let Plan { outcomes, sessions, egresses, messages, deliveries, failures, .. } = planned;
         assert_eq!(deliveries.len(), messages.len());
+        self.checkpoints.extend(planned.checkpoints.into_iter().map(|s| (s.session_id, s)));
+        self.checkpoints.retain(|id, _| !planned.spent_checkpoints.contains(id));
+        self.rooms.extend(planned.rooms.into_iter().map(|room| (room.digest, room)));
         self.sessions.extend(sessions.into_iter().map(|s| (s.session_id, s)));
         self.egresses.extend(egresses.into_iter().map(|e| (e.egress.egress_id.clone(), e)));
         for message in messages {
@@ -45,8 +55,12 @@ impl World {
                 message.event_type,
                 message.session_id.unwrap(),
                 message.egress_id,
+                message.message_id.0,
             ));
-            assert!(is_new, "a message is told once");
+            // What is said of a recording again, when a call's end takes the place of what was made
+            // of its silence, is the same message: stores keep it once.
+            let may_repeat = message.event_type != EventType::SessionFinalized;
+            assert!(is_new || may_repeat, "a revision is told once");
         }
         self.failures += failures.len();
         outcomes
@@ -69,7 +83,7 @@ impl World {
         (
             sessions.collect(),
             self.egresses.values().map(|row| JoinedEgress { version: 0, ..row.clone() }).collect(),
-            finalized.map(|(_, session_id, _)| *session_id).collect(),
+            finalized.map(|(_, session_id, ..)| *session_id).collect(),
         )
     }
 }
@@ -85,19 +99,50 @@ enum Told {
     Ended { call: u8, variant: u8 },
     Recording { call: u8, egress: u8, status: u8, is_named: bool },
     GivenUp { call: u8 },
+    Checkpoint { call: u8, sequence: u8, variant: u8 },
+    Room { call: u8, is_named: bool },
+    Silent { call: u8, is_long: bool },
 }
 
 impl Told {
     fn prepared(self) -> Prepared {
-        let Self::GivenUp { call: number } = self else { return prepared(&self.event()) };
-        let finding = Finding::GivenUp { finalized_by: noon() };
-        let change = Change::Swept { session_id: call(number), finding };
+        let change = match self {
+            Self::GivenUp { call: number } => {
+                let finding = Finding::GivenUp { finalized_by: noon() };
+                Change::Swept { session_id: call(number), finding }
+            }
+            Self::Silent { call: number, is_long } => {
+                let since = if is_long { noon() } else { noon() - TimeDelta::hours(1) };
+                let silence = Silence { since, since_room: noon() };
+                Change::Silent { session_id: call(number), silence }
+            }
+            _ => return prepared(&self.event()),
+        };
         Prepared { change: Ok(change), ..prepared(&json!({})) }
     }
 
     fn event(self) -> Value {
         match self {
-            Self::GivenUp { .. } => unreachable!("nobody tells it"),
+            Self::GivenUp { .. } | Self::Silent { .. } => unreachable!("nobody tells it"),
+            Self::Checkpoint { call, sequence, variant } => {
+                let mut event = Self::Ended { call, variant }.event();
+                event["type"] = json!("session.checkpoint");
+                event["sequence"] = json!(sequence);
+                event["origin_url"] = json!(format!("https://example.com/{variant}"));
+                event.as_object_mut().unwrap().remove("ended_at");
+                event
+            }
+            Self::Room { call: number, is_named } => {
+                let mut event = json!({
+                    "type": "room.finished", "schema_version": 1, "event_id": "room",
+                    "room_name": "one-room-for-all",
+                    "occurred_at": after(i64::from(number) * 600 + 300),
+                });
+                if is_named {
+                    event["session_id"] = json!(call(number));
+                }
+                event
+            }
             Self::Started { call: number, variant } => {
                 let mut event = started(call(number));
                 event["origin_url"] = json!(format!("https://example.com/{variant}"));
@@ -143,13 +188,30 @@ fn anything() -> impl Strategy<Value = Told> {
             Told::Recording { call, egress, status, is_named }
         }),
         (0..2_u8).prop_map(|call| Told::GivenUp { call }),
+        unfinished(),
+        (0..2_u8, any::<bool>()).prop_map(|(call, is_long)| Told::Silent { call, is_long }),
+    ]
+}
+
+/// What is told of a call that nobody ends.
+fn unfinished() -> impl Strategy<Value = Told> {
+    prop_oneof![
+        (0..2_u8, 0..2_u8).prop_map(|(call, variant)| Told::Started { call, variant }),
+        (0..2_u8, 0..3_u8, 0..2_u8).prop_map(|(call, sequence, variant)| Told::Checkpoint {
+            call,
+            sequence,
+            variant
+        }),
+        (0..2_u8, any::<bool>()).prop_map(|(call, is_named)| Told::Room { call, is_named }),
     ]
 }
 
 /// Anything but two different ends of one call, and what only an end makes true.
 fn agreeing() -> impl Strategy<Value = Told> {
     anything().prop_map(|told| match told {
-        Told::Ended { call, .. } | Told::GivenUp { call } => Told::Ended { call, variant: 0 },
+        Told::Ended { call, .. } | Told::GivenUp { call } | Told::Silent { call, .. } => {
+            Told::Ended { call, variant: 0 }
+        }
         other => other,
     })
 }
@@ -192,5 +254,74 @@ proptest! {
         }
         prop_assert_eq!(one.end_state(), other.end_state());
         prop_assert_eq!(one.failures, 0);
+    }
+
+    #[test]
+    fn a_call_that_nobody_ends_comes_to_the_same_in_any_order(
+        (told, shuffled) in proptest::collection::vec(unfinished(), 0..10)
+            .prop_flat_map(|told| (Just(told.clone()), Just(told).prop_shuffle())),
+        batch_size in 1..4_usize,
+    ) {
+        let silences = [false, true].into_iter().flat_map(|is_long| {
+            (0..2_u8).map(move |call| Told::Silent { call, is_long })
+        });
+        let prepare = |told: &[Told]| -> Vec<Prepared> {
+            told.iter().map(|told| told.prepared()).collect()
+        };
+        let (mut one, mut other) = (World::default(), World::default());
+        one.take(&prepare(&told));
+        for batch in prepare(&shuffled).chunks(batch_size) {
+            other.take(batch);
+        }
+        prop_assert_eq!(one.end_state(), other.end_state());
+        for silence in silences {
+            for world in [&mut one, &mut other] {
+                world.take(&[silence.prepared()]);
+            }
+            prop_assert_eq!(one.end_state(), other.end_state());
+        }
+        prop_assert!(one.checkpoints.is_empty(), "a call that is over needs none");
+        prop_assert!(one.sessions.values().all(Session::is_provisional));
+    }
+
+    #[test]
+    fn the_end_of_a_call_wins_whenever_it_comes(
+        told in proptest::collection::vec(anything(), 0..12),
+        place in 0..13_usize,
+        batch_size in 1..4_usize,
+    ) {
+        let without_ends = |told: Told| match told {
+            Told::Ended { call, .. } => Told::Silent { call, is_long: true },
+            other => other,
+        };
+        let mut all: Vec<Told> = told.into_iter().map(without_ends).collect();
+        all.insert(place.min(all.len()), Told::Ended { call: 0, variant: 0 });
+        let events: Vec<Prepared> = all.iter().map(|told| told.prepared()).collect();
+        let mut world = World::default();
+        for batch in events.chunks(batch_size) {
+            world.take(batch);
+        }
+        let Ok(Change::Ended(expected)) = (Told::Ended { call: 0, variant: 0 }).prepared().change
+        else {
+            panic!("it ends the call")
+        };
+        let found = &world.sessions[&call(0)];
+        prop_assert!(matches!(found.revision, 1 | 2));
+        let stated = Session {
+            id: found.id,
+            revision: found.revision,
+            version: found.version,
+            finalized_at: Some(noon()),
+            recording: found.recording.clone(),
+            is_recording_given_up: found.is_recording_given_up,
+            ..*expected
+        };
+        prop_assert_eq!(found, &stated);
+        prop_assert_eq!(world.failures, 0);
+        prop_assert!(!world.checkpoints.contains_key(&call(0)));
+        let revisions = world.messages.iter().filter(|(event_type, session_id, ..)| {
+            (*event_type, *session_id) == (EventType::SessionFinalized, call(0))
+        });
+        prop_assert_eq!(revisions.count(), usize::try_from(found.revision).unwrap());
     }
 }

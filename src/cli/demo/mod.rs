@@ -20,7 +20,7 @@ use crate::clock::{self, Clock as _, SystemClock};
 use crate::config::{
     AccessSettings, AddressSettings, BrokerSettings, ConsumeSettings, EventSettings,
     LARGEST_EVENT_BYTES, LinkSettings, LivekitSettings, PlaceSettings, PriceSettings, Role,
-    SecretSettings, StoreSettings, SweepSettings, WebhookSettings,
+    SecretSettings, SilenceSettings, StoreSettings, SweepSettings, WebhookSettings,
 };
 use crate::courier::{new_endpoint, new_secret};
 use crate::shutdown;
@@ -236,6 +236,7 @@ fn settings(folder: &Path, listen: SocketAddr) -> RunSettings {
             allow_http: false,
         },
         sweep: SweepSettings { recording_deadline: Duration::from_mins(30) },
+        silence: SilenceSettings { abandon_after: Duration::from_hours(6) },
         livekit: LivekitSettings::default(),
     }
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::StreamExt;
+use futures_util::{FutureExt as _, StreamExt};
 use lapin::message::Delivery;
 use lapin::options::{BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicQosOptions};
 use lapin::types::{AMQPValue, FieldTable};
@@ -14,6 +14,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::ledger::Ledger;
+use super::mark::{MARK_EVERY, Marks};
 use super::topology::{self, DEAD_QUEUE, QUEUE};
 use super::{AmqpSettings, BrokerError, PART, answered, connect};
 use crate::finalize::Prepared;
@@ -64,6 +65,7 @@ struct Lane {
     consumer: Consumer,
     intake: Intake,
     ledger: Ledger,
+    marks: Marks,
     source: Arc<str>,
     answers: mpsc::UnboundedSender<(u64, Disposition)>,
     answered: mpsc::UnboundedReceiver<(u64, Disposition)>,
@@ -91,6 +93,7 @@ impl Lane {
             consumer,
             intake,
             ledger,
+            marks: Marks::default(),
             source,
             answers,
             answered,
@@ -100,6 +103,7 @@ impl Lane {
     }
 
     async fn run(&mut self, shutdown: &CancellationToken) -> Result<(), BrokerError> {
+        let mut marking = tokio::time::interval(MARK_EVERY);
         loop {
             tokio::select! {
                 delivery = self.consumer.next() => {
@@ -112,6 +116,11 @@ impl Lane {
                     self.settle(tag, &disposition);
                     self.acknowledge().await?;
                 }
+                _ = marking.tick(), if self.queue == QUEUE => {
+                    if !self.mark().await? {
+                        return self.finish().await;
+                    }
+                }
                 () = tokio::time::sleep_until(self.answered_at + self.hold_at_most) => {
                     if self.intake.is_paused() && !self.ledger.is_empty() {
                         return Err(BrokerError::Held);
@@ -123,6 +132,28 @@ impl Lane {
         }
     }
 
+    /// Notes how much there is to be done until all is taken that is in the queue now; `false` when
+    /// intake is closed. What the broker sent before its answer is here by then, and is taken first:
+    /// it is not among what is left in the queue.
+    async fn mark(&mut self) -> Result<bool, BrokerError> {
+        let now = self.intake.parts().clock.now();
+        let left = topology::waiting(&self.channel, self.queue).await?;
+        while let Some(delivery) = self.consumer.next().now_or_never() {
+            if !self.take(delivery.ok_or(BrokerError::Ended)??).await? {
+                return Ok(false);
+            }
+        }
+        self.marks.set(now, left);
+        self.note_reached();
+        Ok(true)
+    }
+
+    fn note_reached(&mut self) {
+        if let Some(at) = self.marks.reached() {
+            self.intake.note_caught_up(at);
+        }
+    }
+
     /// Puts a delivery on its way; `false` when intake is closed.
     async fn take(&mut self, delivery: Delivery) -> Result<bool, BrokerError> {
         if self.ledger.is_empty() {
@@ -130,6 +161,7 @@ impl Lane {
         }
         let token = delivery.delivery_tag;
         self.ledger.arrived(token);
+        self.marks.arrived(token);
         let prepared = self.prepare(delivery);
         let (patience, answers) = (Patience::Wait, self.answers.clone());
         let ticket = Ticket { prepared, patience, token, answers };
@@ -171,6 +203,8 @@ impl Lane {
     async fn acknowledge(&mut self) -> Result<(), BrokerError> {
         if let Some(tag) = self.ledger.acknowledge() {
             answered(self.channel.basic_ack(tag, BasicAckOptions { multiple: true })).await?;
+            self.marks.acknowledged(tag);
+            self.note_reached();
         }
         Ok(())
     }

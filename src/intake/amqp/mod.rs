@@ -8,6 +8,7 @@
 
 mod generation;
 mod ledger;
+mod mark;
 mod publish;
 mod topology;
 

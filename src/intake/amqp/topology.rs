@@ -48,6 +48,13 @@ pub(super) async fn require(channel: &Channel) -> Result<(), BrokerError> {
     Ok(())
 }
 
+/// How many messages wait in a queue, not handed out to anybody.
+pub(super) async fn waiting(channel: &Channel, queue: &str) -> Result<u32, BrokerError> {
+    let passive = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
+    let declare = channel.queue_declare(queue.into(), passive, FieldTable::default());
+    Ok(answered(declare).await?.message_count())
+}
+
 async fn queue(
     channel: &Channel,
     name: &str,
