@@ -12,7 +12,7 @@ use super::auth::Staff;
 use super::envelope::Reply;
 use super::error::ApiError;
 use crate::event::FailureCode;
-use crate::intake::{Disposition, Intake, Patience, RawEvent};
+use crate::intake::{Disposition, Intake, Patience, RawEvent, of_http};
 
 /// The longest body.
 pub(super) const BODY_LIMIT_BYTES: usize = 32 * 1024 * 1024;
@@ -57,10 +57,10 @@ pub(super) async fn take(
     if documents.len() > EVENTS_LIMIT {
         return Err(ApiError::TooLarge("A body holds at most 100000 events: send several."));
     }
-    let source: Arc<str> = "http".into();
+    let (source, told): (Arc<str>, _) = ("http".into(), of_http(&headers));
     let events = documents
         .into_iter()
-        .map(|bytes| RawEvent { bytes, source: Arc::clone(&source) })
+        .map(|bytes| RawEvent { bytes, source: Arc::clone(&source), headers: told.clone() })
         .collect();
     answer(intake.take(events, Patience::Now).await)
 }

@@ -5,6 +5,7 @@ mod cors;
 mod envelope;
 mod error;
 mod events;
+mod failures;
 mod fields;
 mod health;
 mod history;
@@ -27,6 +28,7 @@ use axum::routing::{get, post};
 
 pub use auth::{Authenticator, KeyError, NewApiKey, new_api_key};
 pub use cors::{OriginError, Origins};
+pub use failures::{failure_data, failure_story_data, outcome_data, replay_data, trial_data};
 pub use keys::api_key_data;
 pub use livekit::LivekitKey;
 pub use upkeep::run;
@@ -34,7 +36,7 @@ pub use webhooks::{Webhooks, delivery_data, delivery_story_data, endpoint_data, 
 
 use crate::clock::Clock;
 use crate::health::Health;
-use crate::intake::Intake;
+use crate::intake::{Intake, Replayer};
 use crate::recordings::Places;
 use crate::secrets::Keyring;
 use crate::store::SharedStore;
@@ -64,6 +66,8 @@ pub struct ApiState {
     pub webhooks: Arc<Webhooks>,
     /// Who takes events; without it there is no `/api/events/`.
     pub intake: Option<Intake>,
+    /// Who replays failures; without it they can only be looked at and discarded.
+    pub replayer: Option<Replayer>,
     /// Who signs `LiveKit`'s webhooks; without it, or without an intake, they are not taken.
     pub livekit: Option<Arc<LivekitKey>>,
     /// What ails this process.
@@ -93,6 +97,7 @@ fn routes(state: &ApiState) -> Routes {
         .both("/api/billing/usage/", get(history::list))
         .merge(keys::routes())
         .merge(webhooks::routes())
+        .merge(failures::routes())
         .merge(state.intake.clone().map(events).unwrap_or_default())
         .merge(state.intake.clone().zip(state.livekit.clone()).map(livekit).unwrap_or_default())
         .route("/recordings/{*path}", get(recordings::play))

@@ -13,8 +13,8 @@ use crate::api::{self, ApiState, Authenticator, LivekitKey, Origins, Webhooks};
 use crate::clock::SystemClock;
 use crate::config::{
     AccessSettings, AddressSettings, BrokerSettings, ConsumeSettings, DEFAULT_RECORDINGS,
-    EventSettings, LinkSettings, LivekitSettings, PlaceSettings, PriceSettings, Role,
-    SecretSettings, StoreSettings, SweepSettings, WebhookSettings,
+    EventSettings, LinkSettings, LivekitSettings, PlaceSettings, PriceSettings, RetentionSettings,
+    Role, SecretSettings, StoreSettings, SweepSettings, WebhookSettings,
 };
 use crate::courier::{
     self, Client, ClientOptions, Courier, CourierDied, CourierParts, LONGEST_ATTEMPT,
@@ -22,7 +22,7 @@ use crate::courier::{
 use crate::finalize::PriceBook;
 use crate::health::Health;
 use crate::intake::amqp::{self, AmqpSettings};
-use crate::intake::{self, Intake, IntakeDied, IntakeParts, NoDesk};
+use crate::intake::{self, Intake, IntakeDied, IntakeParts, NoDesk, Replayer, Retention};
 use crate::recordings::{Places, PlacesSettings, Sweep, SweepParts};
 use crate::secrets::Keyring;
 use crate::shutdown::{self, Tasks};
@@ -71,6 +71,8 @@ pub(super) struct RunSettings {
     pub(super) webhooks: WebhookSettings,
     #[command(flatten)]
     pub(super) sweep: SweepSettings,
+    #[command(flatten)]
+    pub(super) retention: RetentionSettings,
     #[command(flatten)]
     pub(super) livekit: LivekitSettings,
 }
@@ -267,10 +269,12 @@ impl Service {
         let intake =
             takes_events.then(|| parts.start_intake(prices, desk, stop_courier.drop_guard()));
         let bringing = intake.as_ref().map(|intake| Arc::new(intake.closing()));
+        let replayer =
+            intake.as_ref().zip(bringing.clone()).map(|intake| parts.start_replayer(intake));
         parts.start_sweep();
         parts.start_consumer(intake.as_ref(), bringing.clone());
         if let Some(listener) = listener {
-            parts.start_api(listener, (intake, bringing), authenticator, origins);
+            parts.start_api(listener, (intake, replayer, bringing), authenticator, origins);
         }
         Ok(Self { store: parts.store, keyring: parts.keyring, tasks: parts.tasks })
     }
@@ -355,6 +359,29 @@ impl Parts<'_> {
         intake
     }
 
+    /// Replays failures beside the intake, in its way, and drops the bytes of old ones. It keeps the
+    /// courier going as whoever brings events does, until what is under way has ended.
+    fn start_replayer(&mut self, (intake, bringing): (&Intake, Bringing)) -> Replayer {
+        let replayer = Replayer::new(intake.parts().clone(), self.shutdown.clone());
+        let running = replayer.clone();
+        self.tasks.spawn("replays", async move {
+            let _bringing = bringing;
+            running.run(true).await;
+            Ok::<_, Infallible>(())
+        });
+        let retention = Retention {
+            store: Arc::clone(&self.store),
+            clock: self.clock.clone(),
+            keep_for: self.settings.retention.failure_retention,
+        };
+        let shutdown = self.shutdown.clone();
+        self.tasks.spawn("retention of failures", async move {
+            retention.run(shutdown).await;
+            Ok::<_, Infallible>(())
+        });
+        replayer
+    }
+
     /// The consumer, if there is a broker to consume from.
     fn start_consumer(&mut self, intake: Option<&Intake>, bringing: Option<Bringing>) {
         let (Some(url), Some(intake)) = (self.settings.consumed(), intake) else { return };
@@ -374,7 +401,7 @@ impl Parts<'_> {
     fn start_api(
         &mut self,
         listener: TcpListener,
-        (intake, bringing): (Option<Intake>, Option<Bringing>),
+        (intake, replayer, bringing): (Option<Intake>, Option<Replayer>, Option<Bringing>),
         authenticator: Authenticator,
         origins: Origins,
     ) {
@@ -392,6 +419,7 @@ impl Parts<'_> {
                 Client::new(guard, ClientOptions::default()),
             )),
             intake,
+            replayer,
             livekit: key.map(|(key, secret)| Arc::new(LivekitKey::new(key, secret))),
             health: Arc::clone(&self.health),
             origins,

@@ -27,6 +27,8 @@ pub struct Prepared {
     pub raw: Bytes,
     /// Where it came from: `amqp:finalizer.events`, `http`, `file:calls.ndjson:17`.
     pub source: Arc<str>,
+    /// What the transport said of it, for the failure it may become: a JSON list of `{name, value}`.
+    pub headers: Option<Arc<str>>,
     /// The event's `event_id` and `type`, for tracing and for the failure it may become.
     pub event_id: Option<String>,
     /// See `event_id`.
@@ -42,6 +44,8 @@ pub enum Change {
     Started(Box<Session>),
     /// A call is over; `revision`, `finalized_at` and the recording are still open.
     Ended(Box<Session>),
+    /// The same, and somebody wants it to take the place of an event with other content.
+    Superseding(Box<Session>),
     /// Something is known of a recording.
     Recording {
         /// The session, if the event named it.
@@ -201,7 +205,8 @@ impl Merge<'_> {
     fn take(&mut self, change: &Change) -> Result<Outcome, Rejection> {
         match change {
             Change::Started(session) => self.take_started(session),
-            Change::Ended(session) => self.take_ended(session),
+            Change::Ended(session) => self.take_ended(session, false),
+            Change::Superseding(session) => self.take_ended(session, true),
             Change::Recording { session_id, egress } => {
                 Ok(self.take_recording(*session_id, egress))
             }
@@ -231,7 +236,7 @@ impl Merge<'_> {
         Ok(Outcome::Accepted(Some(session_id)))
     }
 
-    fn take_ended(&mut self, ended: &Session) -> Result<Outcome, Rejection> {
+    fn take_ended(&mut self, ended: &Session, is_superseding: bool) -> Result<Outcome, Rejection> {
         let session_id = ended.session_id;
         let mut session = ended.clone();
         if let Some(known) = self.world.sessions.get(&session_id) {
@@ -242,12 +247,15 @@ impl Merge<'_> {
                 if known.digest == ended.digest || known.superseded.contains(&ended.digest) {
                     return Ok(Outcome::Duplicate(Some(session_id)));
                 }
-                return Err(other_content(ended));
+                if !is_superseding {
+                    return Err(other_content(ended));
+                }
+                supersede(&mut session, known);
             }
             session.id = known.id;
             session.version = known.version;
         }
-        session.revision = 1;
+        session.revision += 1;
         session.finalized_at = Some(self.world.now);
         self.put_session(session);
         self.join_session(session_id);
@@ -494,6 +502,22 @@ impl Merge<'_> {
         self.plan.sessions =
             self.changed_sessions.iter().filter_map(|id| sessions.remove(id)).collect();
         self.plan
+    }
+}
+
+/// The session takes the place of what is known: it is the next revision, copies of the event that
+/// made this one are duplicates from now on, and what was found out of a recording still stands if
+/// the same one was asked for.
+fn supersede(session: &mut Session, known: &Session) {
+    session.revision = known.revision;
+    session.superseded.clone_from(&known.superseded);
+    session.superseded.push(known.digest);
+    let asked = |of: &Session| {
+        (of.recording_expected, of.recording_egress_id.clone(), of.recording_worker_url.clone())
+    };
+    if asked(session) == asked(known) {
+        session.is_recording_found = known.is_recording_found;
+        session.is_recording_given_up = known.is_recording_given_up;
     }
 }
 

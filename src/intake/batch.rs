@@ -257,7 +257,9 @@ fn is_bare(prepared: &[Prepared]) -> bool {
 
 fn session_of(event: &Prepared) -> Option<Uuid> {
     match &event.change {
-        Ok(Change::Started(session) | Change::Ended(session)) => Some(session.session_id),
+        Ok(Change::Started(session) | Change::Ended(session) | Change::Superseding(session)) => {
+            Some(session.session_id)
+        }
         Ok(Change::Recording { session_id, .. }) => *session_id,
         Ok(Change::Swept { session_id, .. }) => Some(*session_id),
         Err(rejection) => rejection.session_id,
@@ -287,7 +289,7 @@ fn halved(
         .collect()
 }
 
-fn store_rejected() -> Rejection {
+pub(super) fn store_rejected() -> Rejection {
     Rejection::new(
         FailureCode::StoreRejected,
         "The database refuses what this event holds; look for a value out of the ordinary, and \
@@ -295,7 +297,7 @@ fn store_rejected() -> Rejection {
     )
 }
 
-fn panicked() -> Rejection {
+pub(super) fn panicked() -> Rejection {
     Rejection::new(
         FailureCode::InternalError,
         "Finalizer itself failed on this event, which is a defect; report it, and replay the event \

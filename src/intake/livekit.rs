@@ -37,7 +37,7 @@ pub fn event_of(body: &Bytes) -> Option<RawEvent> {
         Ok(_) => return None,
         Err(_) => body.clone(),
     };
-    Some(RawEvent { bytes, source: SOURCE.into() })
+    Some(RawEvent { bytes, source: SOURCE.into(), headers: None })
 }
 
 impl Webhook<'_> {

@@ -7,8 +7,11 @@
 pub mod amqp;
 mod batch;
 pub mod file;
+mod headers;
 pub mod livekit;
 mod prepare;
+mod replay;
+mod retention;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -25,7 +28,10 @@ use crate::finalize::{Prepared, PriceBook};
 use crate::shutdown::describe;
 use crate::store::{HandOff, Owed, SharedStore};
 
+pub use headers::{Headers, of_http};
 pub use prepare::{dead_letter, prepare};
+pub use replay::{Pace, ReplayOrder, Replayed, Replayer, Trial};
+pub use retention::Retention;
 
 /// An event as it arrived.
 #[derive(Debug, Clone)]
@@ -34,6 +40,8 @@ pub struct RawEvent {
     pub bytes: Bytes,
     /// Where it came from: `amqp:finalizer.events`, `http`, `file:calls.ndjson:17`.
     pub source: Arc<str>,
+    /// What the transport said of it.
+    pub headers: Headers,
 }
 
 /// What became of an event, for whoever brought it.

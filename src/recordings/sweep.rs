@@ -229,6 +229,7 @@ fn pause_after(round: &Result<bool, StoreError>) -> Duration {
 
 fn finding(session_id: Uuid, finding: Finding, now: DateTime<Utc>) -> Prepared {
     Prepared {
+        headers: None,
         change: Ok(Change::Swept { session_id, finding }),
         raw: Bytes::new(),
         source: "sweep".into(),

@@ -16,12 +16,13 @@ use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
 use sqlx::{Connection as _, PgConnection, Postgres as Db, query, query_as, query_scalar};
 use uuid::Uuid;
 
+use super::failures::FailureRows;
 use super::redelivery::ToldMessage;
 use super::rows::{
     ApiKeyRow, AttemptRow, AwaitedFileRow, DeliveryRow, DeliveryStoryRow, DueEndpointRow,
     EgressRow, EndpointRow, FailureRow, FinalizedRow, HealthRow, OwedRow, RawFailureRow,
-    RedeliveryRow, SessionRow, ToldMessageRow, TotalsRow, delivery_state, event_type_list,
-    position, read_all, walked,
+    RedeliveryRow, ReplayRow, SessionRow, ToldMessageRow, TotalsRow, delivery_state,
+    event_type_list, position, read_all, walked,
 };
 use super::shared::{COUNTED_AT_ONCE, MOST_COUNTED, number};
 use super::sql::{
@@ -32,14 +33,14 @@ use super::transaction::{
     DeliveryToKeep, EgressKeys, FailureToKeep, Health, Rowwise, SessionKeys, Transaction,
 };
 use super::{
-    ApiKey, ApiKeyChange, AttemptResult, AwaitedFile, Batch, Cause, Cursor, Delivery,
-    DeliveryFilter, DeliveryState, DeliveryStory, DueEndpoint, Endpoint, EndpointHealth, Expired,
-    Failure, FailureFilter, HistoryFilter, Owed, Recorded, Redelivery, RedeliveryRange, Slot,
-    Store, StoreError, Taken, Terms, Unjoined, Walked, record, recording, redelivery, sql, take,
-    within,
+    ApiKey, ApiKeyChange, AttemptResult, AwaitedFile, Batch, Beginning, Cause, Cursor, Delivery,
+    DeliveryFilter, DeliveryState, DeliveryStory, DueEndpoint, Ending, Endpoint, EndpointHealth,
+    Expired, Failure, FailureFilter, HistoryFilter, OpenFailures, Owed, Progress, Recorded,
+    Redelivery, RedeliveryRange, Refusal, Replay, Slot, Store, StoreError, Taken, Terms, Tried,
+    Unjoined, Walked, failures, record, recording, redelivery, replays, sql, take, within,
 };
 use crate::event::FailureCode;
-use crate::finalize::{JoinedBy, JoinedEgress, NewMessage, Session, Totals};
+use crate::finalize::{JoinedBy, JoinedEgress, NewMessage, Prepared, Session, Totals};
 use crate::webhook::{MessageId, PayloadKind, RateLimit};
 
 const MIGRATIONS: &[super::MigrationFile] = &[
@@ -48,6 +49,7 @@ const MIGRATIONS: &[super::MigrationFile] = &[
     (3, "history", include_str!("../../migrations/postgres/0003_history.sql")),
     (4, "keys", include_str!("../../migrations/postgres/0004_keys.sql")),
     (5, "recordings", include_str!("../../migrations/postgres/0005_recordings.sql")),
+    (6, "failures", include_str!("../../migrations/postgres/0006_failures.sql")),
 ];
 
 const SESSIONS_BY_KEYS: &str = concat!(
@@ -231,6 +233,15 @@ const CANCEL_PENDING: &str = "UPDATE deliveries
       AND EXISTS (
         SELECT 1 FROM endpoints
         WHERE endpoint_id = $1 AND (disabled_at IS NOT NULL OR deleted_at IS NOT NULL))";
+
+/// Whoever is writing one of them at the moment is not waited for.
+const EXPIRE_RAW: &str = "UPDATE failures SET raw = $3, raw_expired_at = $2
+    WHERE failure_id IN (
+        SELECT failure_id FROM failures
+        WHERE raw_expired_at IS NULL AND last_seen_at <= $1
+        ORDER BY last_seen_at
+        LIMIT $4
+        FOR UPDATE SKIP LOCKED)";
 
 const FAILING: &str = "SELECT endpoint_id FROM endpoint_health
     WHERE failing_since IS NOT NULL AND endpoint_id = ANY($1)";

@@ -170,7 +170,7 @@ fn parts(
 }
 
 fn raw(event: &Value) -> RawEvent {
-    RawEvent { bytes: event.to_string().into(), source: "test".into() }
+    RawEvent { bytes: event.to_string().into(), source: "test".into(), headers: None }
 }
 
 #[tokio::test(flavor = "multi_thread")]
