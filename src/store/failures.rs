@@ -296,7 +296,9 @@ impl Refusal {
             (_, Some(at)) => Self::Expired { at },
             (Some(Replaying { since, .. }), None) => Self::Died { since },
             // Somebody was in the middle of it a moment ago.
-            (None, None) => Self::BeingReplayed { since: failure.last_seen_at },
+            (None, None) => {
+                Self::BeingReplayed { since: failure.replayed_at.unwrap_or(failure.last_seen_at) }
+            }
         }
     }
 }
@@ -394,7 +396,7 @@ pub(super) async fn end(
     tx.count_step(replay_id, ending.process, &step).await
 }
 
-pub(super) const PUT_FAILURE: &str = concat!(
+pub(super) const PUT_FAILURE: &str =
     "INSERT INTO failures (failure_id, code, pointer, message, session_id, event_id, event_type,
         source, size_bytes, seen, first_seen_at, last_seen_at, raw, raw_sha256, headers, tenant_id,
         character_slug)
@@ -405,8 +407,7 @@ pub(super) const PUT_FAILURE: &str = concat!(
         headers = excluded.headers, state = 'open', closed_at = NULL, closed_by = NULL,
         outcome = NULL, is_edited = FALSE, raw_expired_at = NULL,
         raw = CASE WHEN failures.raw_expired_at IS NULL THEN failures.raw ELSE excluded.raw END
-    RETURNING failure_id"
-);
+    RETURNING failure_id";
 
 pub(super) const FAILURES: &str = concat!(
     "SELECT ",

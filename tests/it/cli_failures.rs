@@ -100,11 +100,11 @@ async fn what_cannot_be_replayed_or_discarded_is_said_and_ends_with_one(test: Te
     assert_eq!((&replayed["failed"], &replayed["skipped"]), (&json!(1), &json!(0)));
     assert_eq!(site.ask(&["failures", "discard", id], 0), json!([id]));
     let nobody = fresh_id().to_string();
-    let again = site.run(&["failures", "replay", id, &nobody, "--json"]);
-    let told = String::from_utf8_lossy(&again.stderr).into_owned();
-    assert!(told.contains("was discarded at") && told.contains("no such failure"), "{told}");
-    let again = data(&again, 1);
+    let again = site.ask(&["failures", "replay", id, &nobody], 1);
     assert_eq!(again["skipped"], json!(2));
+    let told = ["0", "1"].map(|index| again.pointer(&format!("/failures/{index}/message")));
+    let told = told.map(|message| message.unwrap().as_str().unwrap());
+    assert!(told[0].contains("was discarded at") && told[1].contains("no such failure"));
     assert_eq!(again["failures"][0]["code"], json!("already_discarded"));
     assert_eq!(site.ask(&["failures", "discard", id, &nobody], 1), json!([]));
     assert_eq!(site.failures().await[0].replays, 1, "nothing has happened");
@@ -192,7 +192,7 @@ async fn very_many_failures_are_replayed_through_the_death_of_who_replays_them(t
     assert_eq!(open().await.len(), of_each);
 
     let tried = site.ask(&["failures", "replay", "--all", "--dry-run", "--per-second", "5000"], 1);
-    println!("dry run: {} would be finalized, {} fail", tried["finalized"], tried["failed"]);
+    told(&format!("dry run: {} would be finalized, {} fail", tried["finalized"], tried["failed"]));
     assert_eq!((&tried["finalized"], &tried["failed"]), (&json!(of_each), &json!(4 * of_each)));
     assert_eq!((open().await.len(), replayed().await.len()), (of_each, 0));
 
@@ -202,7 +202,7 @@ async fn very_many_failures_are_replayed_through_the_death_of_who_replays_them(t
     command.kill().unwrap();
     command.wait().unwrap();
     let first = assert_effects(&site, &sessions).await;
-    println!("the command was killed when {first} of {of_each} were replayed");
+    told(&format!("the command was killed when {first} of {of_each} were replayed"));
     assert!(first < of_each, "it was killed in the middle");
 
     let server = site.start().await;
@@ -212,7 +212,7 @@ async fn very_many_failures_are_replayed_through_the_death_of_who_replays_them(t
     until("two thirds are replayed", async || replayed().await.len() >= of_each * 2 / 3).await;
     server.kill();
     let second = assert_effects(&site, &sessions).await;
-    println!("the server was killed when {second} of {of_each} were replayed");
+    told(&format!("the server was killed when {second} of {of_each} were replayed"));
     assert!(second < of_each, "it was killed in the middle");
 
     let server = site.start().await;
@@ -223,10 +223,10 @@ async fn very_many_failures_are_replayed_through_the_death_of_who_replays_them(t
         ended["status"] == json!("done")
     })
     .await;
-    println!(
+    told(&format!(
         "another server went on: {} finalized, {} skipped",
         ended["finalized"], ended["skipped"]
-    );
+    ));
     assert_eq!(ended["matched"], json!(of_each - first));
     let left = open().await.len();
     assert!(left <= 2, "at most one attempt of each that was killed: {left}");
@@ -237,10 +237,16 @@ async fn very_many_failures_are_replayed_through_the_death_of_who_replays_them(t
 
     let rest = site.ask(&["failures", "replay", "--all", "--per-second", "5000"], 1);
     assert_eq!((&rest["finalized"], &rest["failed"]), (&json!(0), &json!(4 * of_each)));
-    println!(
+    told(&format!(
         "at the end all {of_each} are finalized, and the other {} fail as before",
         rest["failed"]
-    );
+    ));
+}
+
+/// Shown with `--nocapture`.
+#[expect(clippy::print_stdout, reason = "the figures of a large run are wanted")]
+fn told(line: &str) {
+    println!("{line}");
 }
 
 /// Replays those by their ids that nothing else tries again.
@@ -255,7 +261,7 @@ fn finish_by_name(site: &Site, left: usize) {
         assert_eq!((&skipped["skipped"], &skipped["finalized"]), (&json!(left), &json!(0)));
         let named = site.ask(&[&["failures", "replay"], &ids[..]].concat(), 0);
         assert_eq!(named["finalized"], json!(left));
-        println!("{left} had been under way at a death, and were replayed by their ids");
+        told(&format!("{left} had been under way at a death, and were replayed by their ids"));
     }
 }
 

@@ -181,8 +181,8 @@ async fn failures_are_listed_page_by_page_by_what_is_asked(test: TestStore) {
     let mut before = None;
     loop {
         let page = list(FailureFilter { before, limit: 2, ..everything() }).await;
-        let Some(last) = page.last() else { break };
-        before = Some(FailurePlace::of(last));
+        let Some(end) = page.last() else { break };
+        before = Some(FailurePlace::of(end));
         paged.extend(page);
     }
     assert_eq!(paged, whole);
@@ -556,7 +556,7 @@ async fn a_job_goes_through_what_its_filter_finds(test: TestStore) {
     let ordered = job(which);
     test.store.add_replay(&ordered).await.unwrap();
     assert_eq!(test.store.replay(ordered.replay_id).await.unwrap(), Some(ordered.clone()));
-    assert_eq!(test.store.replays().await.unwrap(), [ordered.clone()]);
+    assert_eq!(test.store.replays().await.unwrap(), std::slice::from_ref(&ordered));
     let worker = Worker::with(&test.store, 4 << 20, true);
     let job = done(&test, ordered.replay_id).await;
     assert_eq!(job.state, ReplayState::Done);

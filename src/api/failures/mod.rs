@@ -3,6 +3,8 @@
 mod replays;
 mod show;
 
+use std::collections::BTreeMap;
+
 use axum::body::Body;
 use axum::extract::rejection::BytesRejection;
 use axum::extract::{DefaultBodyLimit, State};
@@ -12,8 +14,6 @@ use bytes::Bytes;
 use http::{HeaderValue, header};
 use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
-use std::collections::BTreeMap;
-use uuid::Uuid;
 
 use super::ApiState;
 use super::auth::Staff;
@@ -23,8 +23,8 @@ use super::fields::{self, Fields, QueryFields};
 use super::id::Id;
 use super::routes::Routes;
 use crate::event::FailureCode;
-use crate::intake::{ReplayOrder, Replayer};
-use crate::store::{Failure, FailureFilter, FailurePlace, FailureState, Refusal};
+use crate::intake::ReplayOrder;
+use crate::store::{FailureFilter, FailurePlace, FailureState, Refusal};
 
 pub use show::{failure_data, failure_story_data, outcome_data, replay_data, trial_data};
 
@@ -126,20 +126,11 @@ async fn replay(
         let message = "Nothing is changed: this is what a replay would come to.".into();
         return Ok(Reply { message, data: trial_data(&trial) });
     }
-    let replayed = replay_one(replayer, failure_id, order).await?;
+    let outcome = replayer.replay(failure_id, order).await?.map_err(|why| refused(&why))?;
     let (failure, _) = state.store.failure(failure_id).await?.ok_or(NO_FAILURE)?;
-    let mut data = replayed;
+    let mut data = outcome_data(&outcome);
     data["failure"] = failure_data(&failure);
     Ok(Reply { message: "The failure was replayed.".into(), data })
-}
-
-async fn replay_one(
-    replayer: &Replayer,
-    failure_id: Uuid,
-    order: ReplayOrder,
-) -> Result<Value, ApiError> {
-    let replayed = replayer.replay(failure_id, order).await?;
-    replayed.map(|outcome| outcome_data(&outcome)).map_err(|why| refused(&why))
 }
 
 async fn discard(
@@ -152,7 +143,7 @@ async fn discard(
     let (by, now) = (format!("user {}", viewer.user), state.clock.now());
     let discarded = state.store.discard_failure(failure_id, &by, now).await?;
     discarded.map_err(|why| refused(&why))?;
-    let (failure, _): (Failure, _) = state.store.failure(failure_id).await?.ok_or(NO_FAILURE)?;
+    let (failure, _) = state.store.failure(failure_id).await?.ok_or(NO_FAILURE)?;
     let message = "The failure is discarded; if its event comes again, it is open again.";
     Ok(Reply { message: message.into(), data: failure_data(&failure) })
 }

@@ -283,6 +283,8 @@ impl Walk {
                 let told = self.one(failure_id, &mut report).await?;
                 if self.is_dry_run {
                     report.each.push(told);
+                } else {
+                    report.tell_of(&told);
                 }
             }
         }
@@ -300,7 +302,7 @@ impl Walk {
             replayed.map(|outcome| (outcome_data(&outcome), outcome)).map(swap)
         }
         .map_or_else(|refusal| (None, refused(&refusal)), |(outcome, told)| (Some(outcome), told));
-        report.count(failure_id, outcome.as_ref(), &told);
+        report.count(failure_id, outcome.as_ref());
         let mut told = told;
         told["id"] = json!(failure_id);
         Ok(told)
@@ -326,18 +328,22 @@ impl Report {
         Self { counts: Progress::default(), each: Vec::new(), bar }
     }
 
-    fn count(&mut self, failure_id: Uuid, outcome: Option<&Outcome>, told: &Value) {
+    fn count(&mut self, failure_id: Uuid, outcome: Option<&Outcome>) {
         let step = match outcome {
             Some(outcome) => Progress::of(outcome, failure_id),
             None => Progress::skipped(failure_id),
         };
         self.counts.add(&step);
         self.bar.inc(1);
-        if step.failed + step.skipped > 0 {
-            let [code, pointer, message] =
-                ["code", "pointer", "message"].map(|name| output::field(told, name));
+    }
+
+    /// Tells of one that came to nothing.
+    fn tell_of(&self, told: &Value) {
+        let [id, code, pointer, message] =
+            ["id", "code", "pointer", "message"].map(|name| output::field(told, name));
+        if !code.is_empty() {
             let pointer = if pointer.is_empty() { pointer } else { format!("{pointer}  ") };
-            self.tell(&format!("{failure_id}  {code}  {pointer}{message}"));
+            self.tell(&format!("{id}  {code}  {pointer}{message}"));
         }
     }
 

@@ -1,8 +1,10 @@
 //! Does jobs: takes those that nobody does, and goes through their failures one after the other, no
 //! faster than each job allows.
 
+use std::panic::AssertUnwindSafe;
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until};
 use uuid::Uuid;
@@ -29,7 +31,7 @@ pub(super) async fn run(replayer: &Replayer) {
         if jobs.len() < AT_ONCE {
             match take(replayer).await {
                 Ok(Some(work)) => {
-                    jobs.spawn(work.run());
+                    jobs.spawn(work.run_whatever_happens());
                     pause = Duration::ZERO;
                 }
                 Ok(None) => backoff = Backoff::default(),
@@ -41,7 +43,6 @@ pub(super) async fn run(replayer: &Replayer) {
         }
         stop.run_until_cancelled(sleep(pause)).await;
     }
-    // A panic is this job's alone; its row goes to whoever takes it next.
     while jobs.join_next().await.is_some() {}
 }
 
@@ -71,6 +72,17 @@ enum End {
 }
 
 impl Work {
+    /// A job that makes the program panic is nobody's any more.
+    async fn run_whatever_happens(self) {
+        let (parts, replay_id) = (self.replayer.0.parts.clone(), self.job.replay_id);
+        if AssertUnwindSafe(self.run()).catch_unwind().await.is_err() {
+            tracing::error!(replay.id = %replay_id, "a replay of failures panicked: it is cancelled");
+            if let Err(error) = parts.store.cancel_replay(replay_id, parts.clock.now()).await {
+                tracing::error!(%error, replay.id = %replay_id, "it could not be cancelled");
+            }
+        }
+    }
+
     async fn run(mut self) {
         let replay_id = self.job.replay_id;
         tracing::info!(replay.id = %replay_id, "a replay of failures goes on");
@@ -107,6 +119,9 @@ impl Work {
                 if self.replayer.0.stop.run_until_cancelled(pace.wait()).await.is_none() {
                     break;
                 }
+                if *self.replayer.0.process.borrow() != Some(self.process) {
+                    return Ok(End::Lost);
+                }
                 if self.job.is_dry_run {
                     tried.add(&self.try_out(failure_id).await?);
                 } else if !self.step(failure_id).await? {
@@ -125,13 +140,19 @@ impl Work {
     /// Replays one. `false`: the job is this process's no more.
     async fn step(&mut self, failure_id: Uuid) -> Result<bool, StoreError> {
         let (order, step) = (self.order(), Some((self.job.replay_id, self.process)));
-        match self.replayer.attempt(failure_id, &order, self.process, step).await? {
-            Ok(outcome) => {
+        match self.replayer.attempt(failure_id, &order, self.process, step).await {
+            Err(error @ StoreError::Transient(_)) => Err(error),
+            // One that cannot be read or written does not hold up the others.
+            Err(error) => {
+                tracing::error!(%error, failure.id = %failure_id, "a failure cannot be replayed");
+                self.count(&Progress::skipped(failure_id)).await
+            }
+            Ok(Ok(outcome)) => {
                 self.job.progress.add(&Progress::of(&outcome, failure_id));
                 Ok(true)
             }
             // It may be the job that is gone, and not the failure: counting finds out.
-            Err(refusal) => {
+            Ok(Err(refusal)) => {
                 tracing::info!(failure.id = %failure_id, "a failure is passed over: {refusal}");
                 self.count(&Progress::skipped(failure_id)).await
             }
@@ -139,10 +160,11 @@ impl Work {
     }
 
     async fn try_out(&self, failure_id: Uuid) -> Result<Progress, StoreError> {
-        Ok(match self.replayer.dry_run(failure_id, &self.order()).await? {
-            Ok(trial) => Progress::of(&trial.outcome, failure_id),
-            Err(_) => Progress::skipped(failure_id),
-        })
+        match self.replayer.dry_run(failure_id, &self.order()).await {
+            Ok(Ok(trial)) => Ok(Progress::of(&trial.outcome, failure_id)),
+            Err(error @ StoreError::Transient(_)) => Err(error),
+            Ok(Err(_)) | Err(_) => Ok(Progress::skipped(failure_id)),
+        }
     }
 
     /// Counts what had no transaction of its own.

@@ -28,6 +28,7 @@ use crate::event::{FailureCode, Rejection};
 use crate::finalize::{Change, Difference, Outcome, Prepared, differences};
 use crate::store::{
     Beginning, Ending, Failure, FailureState, Refusal, ReplayOutcome, StoreError, Taken, Terms,
+    Tried,
 };
 
 /// How often an attempt is made while the database is away.
@@ -140,26 +141,14 @@ impl Replayer {
             return Ok(Err(refusal));
         }
         let event = self.prepare(&failure, raw, order);
-        let tried = store.try_out(self.terms(), &event).await?;
-        let is_conflict = matches!(
-            &tried.outcome,
-            Outcome::Failed { rejection, .. } if rejection.code == FailureCode::ConflictingEvent
-        );
-        let would_supersede = matches!(event.change, Ok(Change::Superseding(_)))
-            && matches!(tried.outcome, Outcome::Finalized(_));
-        let differences = match (&event.change, &tried.stored) {
-            (Ok(Change::Ended(session) | Change::Superseding(session)), Some(stored))
-                if is_conflict || (would_supersede && stored.revision > 0) =>
-            {
-                differences(stored, session)
-            }
-            (Ok(Change::Started(session)), Some(stored)) if is_conflict => {
-                let of_all = differences(stored, session).into_iter();
-                of_all.filter(|found| found.field == "character_owner").collect()
-            }
-            _ => Vec::new(),
+        let trying = AssertUnwindSafe(store.try_out(self.terms(), &event)).catch_unwind();
+        let Ok(tried) = trying.await else {
+            let rejection = about(&event, panicked());
+            let outcome = Outcome::Failed { failure_id, rejection };
+            return Ok(Ok(Trial { outcome, differences: Vec::new() }));
         };
-        Ok(Ok(Trial { outcome: tried.outcome, differences }))
+        let tried = tried?;
+        Ok(Ok(Trial { differences: found_in(&event, &tried), outcome: tried.outcome }))
     }
 
     /// The id under which this process is known as alive.
@@ -320,6 +309,29 @@ impl Replayer {
             recordings_place: &parts.recordings_place,
             desk: &*parts.desk,
         }
+    }
+}
+
+/// In what the event differs from the session that it conflicts with, or would supersede.
+fn found_in(event: &Prepared, tried: &Tried) -> Vec<Difference> {
+    let is_conflict = matches!(
+        &tried.outcome,
+        Outcome::Failed { rejection, .. } if rejection.code == FailureCode::ConflictingEvent
+    );
+    let would_supersede = matches!(event.change, Ok(Change::Superseding(_)))
+        && matches!(tried.outcome, Outcome::Finalized(_));
+    match (&event.change, &tried.stored) {
+        (Ok(Change::Ended(session) | Change::Superseding(session)), Some(stored))
+            if is_conflict || (would_supersede && stored.revision > 0) =>
+        {
+            differences(stored, session)
+        }
+        // Of a beginning nothing else is comparable.
+        (Ok(Change::Started(session)), Some(stored)) if is_conflict => {
+            let of_all = differences(stored, session).into_iter();
+            of_all.filter(|found| found.field == "character_owner").collect()
+        }
+        _ => Vec::new(),
     }
 }
 
