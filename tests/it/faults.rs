@@ -251,7 +251,9 @@ async fn a_job_outlives_lost_answers_and_outages_and_replays_each_failure_once()
     for session_id in &sessions {
         let event = raw(&ended(*session_id));
         let event = finalizer::intake::prepare(event, &PriceBook::builtin(), 100, noon());
-        site.test.take_prepared(&TestDesk::closed(), noon(), &[event]).await;
+        // Bytes of long ago would be dropped.
+        let now = SystemClock::machine_now();
+        site.test.take_prepared(&TestDesk::closed(), now, &[event]).await;
     }
     let site = site.with("FINALIZER_ROLES", "api");
     let process = site.start().await;
