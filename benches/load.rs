@@ -50,7 +50,7 @@ async fn main() -> anyhow::Result<()> {
         if let Some(pace) = &pace {
             pace.wait_for(number, &event).await;
         }
-        let event = RawEvent { bytes: Bytes::from(text), source: "load".into() };
+        let event = RawEvent { bytes: Bytes::from(text), source: "load".into(), headers: None };
         let refused = publisher.publish(event).await?;
         ensure!(refused.is_empty(), "the broker did not take {refused:?}");
     }

@@ -218,6 +218,17 @@ pub struct SweepSettings {
     pub recording_deadline: Duration,
 }
 
+/// How long failures keep what they hold.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Events")]
+pub struct RetentionSettings {
+    /// The bytes of an event that could not be finalized are kept for so long after it was last
+    /// seen; what is told of it stays
+    #[arg(long, env = "FINALIZER_FAILURE_RETENTION", value_name = "DURATION")]
+    #[arg(default_value = "30d", value_parser = parse_duration)]
+    pub failure_retention: Duration,
+}
+
 /// The installation's key, which seals endpoints' secrets in the database.
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Secrets")]

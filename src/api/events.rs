@@ -14,7 +14,7 @@ use super::envelope::{Envelope, Refusal, Reply};
 use super::error::ApiError;
 use super::intake::OpenIntake;
 use crate::event::FailureCode;
-use crate::intake::{Disposition, Patience, RawEvent};
+use crate::intake::{Disposition, Patience, RawEvent, of_http};
 
 /// The longest body.
 pub(super) const BODY_LIMIT_BYTES: usize = 32 * 1024 * 1024;
@@ -82,10 +82,10 @@ pub(super) async fn take(
     if documents.len() > EVENTS_LIMIT {
         return Err(ApiError::TooLarge("A body holds at most 100000 events: send several."));
     }
-    let source: Arc<str> = "http".into();
+    let (source, told): (Arc<str>, _) = ("http".into(), of_http(&headers));
     let events = documents
         .into_iter()
-        .map(|bytes| RawEvent { bytes, source: Arc::clone(&source) })
+        .map(|bytes| RawEvent { bytes, source: Arc::clone(&source), headers: told.clone() })
         .collect();
     answer(intake.take(events, Patience::Now).await)
 }

@@ -6,6 +6,7 @@ mod docs;
 mod envelope;
 mod error;
 mod events;
+mod failures;
 mod fields;
 mod health;
 mod history;
@@ -31,6 +32,7 @@ use utoipa_axum::routes;
 
 pub use auth::{Authenticator, KeyError, NewApiKey, new_api_key};
 pub use cors::{OriginError, Origins};
+pub use failures::{FailureData, FailureStoryData, OutcomeData, ReplayData, TrialData};
 pub use keys::{ApiKeyData, ApiKeyTextData};
 pub use livekit::LivekitKey;
 pub use openapi::description;
@@ -41,7 +43,7 @@ pub use webhooks::{
 
 use crate::clock::Clock;
 use crate::health::Health;
-use crate::intake::Intake;
+use crate::intake::{Intake, Replayer};
 use crate::recordings::Places;
 use crate::secrets::Keyring;
 use crate::store::SharedStore;
@@ -71,6 +73,8 @@ pub struct ApiState {
     pub webhooks: Arc<Webhooks>,
     /// Who takes events; without it there is no `/api/events/`.
     pub intake: Option<Intake>,
+    /// Who replays failures; without it they can only be looked at and discarded.
+    pub replayer: Option<Replayer>,
     /// Who signs `LiveKit`'s webhooks; without it, or without an intake, they are not taken.
     pub livekit: Option<Arc<LivekitKey>>,
     /// What ails this process.
@@ -102,6 +106,7 @@ fn routes() -> Routes {
         .both(routes!(history::list))
         .merge(webhooks::routes())
         .merge(keys::routes())
+        .merge(failures::routes())
         .both((schemas, described, take_events))
         .both(routes!(livekit::take))
         .wild("/recordings/{*path}", routes!(recordings::play))

@@ -18,11 +18,12 @@ use super::envelope::{FieldError, Refusal};
 use super::routes::Routes;
 
 /// What the routes are about, in the order in which a reader meets them.
-const TAGS: [(&str, &str); 5] = [
+const TAGS: [(&str, &str); 6] = [
     ("Sessions", "Calls as customers read them, and their recordings."),
     ("Webhooks", "Who is told, what became of it, and telling it again."),
     ("API keys", "Who may read."),
     ("Intake", "How calls come in."),
+    ("Failures", "Events that could not be finalized, and taking them once more."),
     ("Health", "For whoever runs the service."),
 ];
 

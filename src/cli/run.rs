@@ -13,8 +13,8 @@ use crate::api::{self, ApiState, Authenticator, LivekitKey, Origins, Webhooks};
 use crate::clock::SystemClock;
 use crate::config::{
     AccessSettings, AddressSettings, BrokerSettings, ConsumeSettings, DEFAULT_RECORDINGS,
-    EventSettings, LinkSettings, LivekitSettings, PlaceSettings, PriceSettings, Role,
-    SecretSettings, SilenceSettings, StoreSettings, SweepSettings, WebhookSettings,
+    EventSettings, LinkSettings, LivekitSettings, PlaceSettings, PriceSettings, RetentionSettings,
+    Role, SecretSettings, SilenceSettings, StoreSettings, SweepSettings, WebhookSettings,
 };
 use crate::courier::{
     self, Client, ClientOptions, Courier, CourierDied, CourierParts, LONGEST_ATTEMPT,
@@ -23,8 +23,8 @@ use crate::finalize::PriceBook;
 use crate::health::Health;
 use crate::intake::amqp::{self, AmqpSettings, HOLD_AT_MOST};
 use crate::intake::{
-    self, Intake, IntakeDied, IntakeParts, IntakeWatch, NoDesk, SilenceParts, SilenceSweep,
-    WatchParts,
+    self, Intake, IntakeDied, IntakeParts, IntakeWatch, NoDesk, Replayer, Retention, SilenceParts,
+    SilenceSweep, WatchParts,
 };
 use crate::recordings::{Places, PlacesSettings, Sweep, SweepParts};
 use crate::secrets::Keyring;
@@ -76,6 +76,8 @@ pub(super) struct RunSettings {
     pub(super) sweep: SweepSettings,
     #[command(flatten)]
     pub(super) silence: SilenceSettings,
+    #[command(flatten)]
+    pub(super) retention: RetentionSettings,
     #[command(flatten)]
     pub(super) livekit: LivekitSettings,
 }
@@ -272,13 +274,15 @@ impl Service {
         let intake =
             takes_events.then(|| parts.start_intake(prices, desk, stop_courier.drop_guard()));
         let bringing = intake.as_ref().map(|intake| Arc::new(intake.closing()));
+        let replayer =
+            intake.as_ref().zip(bringing.clone()).map(|intake| parts.start_replayer(intake));
         parts.start_sweep();
         if let Some(intake) = &intake {
             parts.start_silence_sweep(intake.clone());
         }
         parts.start_consumer(intake.as_ref(), bringing.clone());
         if let Some(listener) = listener {
-            parts.start_api(listener, (intake, bringing), authenticator, origins);
+            parts.start_api(listener, (intake, replayer, bringing), authenticator, origins);
         }
         Ok(Self { store: parts.store, keyring: parts.keyring, tasks: parts.tasks })
     }
@@ -386,6 +390,29 @@ impl Parts<'_> {
         intake
     }
 
+    /// Replays failures beside the intake, in its way, and drops the bytes of old ones. It keeps the
+    /// courier going as whoever brings events does, until what is under way has ended.
+    fn start_replayer(&mut self, (intake, bringing): (&Intake, Bringing)) -> Replayer {
+        let replayer = Replayer::new(intake.parts().clone(), self.shutdown.clone());
+        let running = replayer.clone();
+        self.tasks.spawn("replays", async move {
+            let _bringing = bringing;
+            running.run(true).await;
+            Ok::<_, Infallible>(())
+        });
+        let retention = Retention {
+            store: Arc::clone(&self.store),
+            clock: self.clock.clone(),
+            keep_for: self.settings.retention.failure_retention,
+        };
+        let shutdown = self.shutdown.clone();
+        self.tasks.spawn("retention of failures", async move {
+            retention.run(shutdown).await;
+            Ok::<_, Infallible>(())
+        });
+        replayer
+    }
+
     /// The consumer, if there is a broker to consume from.
     fn start_consumer(&mut self, intake: Option<&Intake>, bringing: Option<Bringing>) {
         let (Some(url), Some(intake)) = (self.settings.consumed(), intake) else { return };
@@ -406,7 +433,7 @@ impl Parts<'_> {
     fn start_api(
         &mut self,
         listener: TcpListener,
-        (intake, bringing): (Option<Intake>, Option<Bringing>),
+        (intake, replayer, bringing): (Option<Intake>, Option<Replayer>, Option<Bringing>),
         authenticator: Authenticator,
         origins: Origins,
     ) {
@@ -424,6 +451,7 @@ impl Parts<'_> {
                 Client::new(guard, ClientOptions::default()),
             )),
             intake,
+            replayer,
             livekit: key.map(|(key, secret)| Arc::new(LivekitKey::new(key, secret))),
             health: Arc::clone(&self.health),
             origins,

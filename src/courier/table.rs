@@ -11,12 +11,13 @@ use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
 use crate::clock::SystemClock;
-use crate::finalize::{Repriced, Session, Silence, Totals};
+use crate::finalize::{Prepared, Repriced, Session, Silence, Totals};
 use crate::store::{
-    ApiKey, ApiKeyChange, AttemptResult, AwaitedFile, Batch, Bills, Cursor, Delivery,
-    DeliveryFilter, DeliveryState, DeliveryStory, DueEndpoint, Endpoint, EndpointHealth, Expired,
-    Failure, FailureFilter, HistoryFilter, IntakeState, Next, Owed, Recorded, Redelivery,
-    RedeliveryRange, SilentCall, Slot, Store, StoreError, Taken, Terms, Unjoined, Verdict, Walked,
+    ApiKey, ApiKeyChange, AttemptResult, AwaitedFile, Batch, Beginning, Bills, Cursor, Delivery,
+    DeliveryFilter, DeliveryState, DeliveryStory, DueEndpoint, Ending, Endpoint, EndpointHealth,
+    Expired, Failure, FailureFilter, HistoryFilter, IntakeState, Next, OpenFailures, Owed,
+    Progress, Recorded, Redelivery, RedeliveryRange, Refusal, Replay, SilentCall, Slot, Store,
+    StoreError, Taken, Terms, Tried, Unjoined, Verdict, Walked,
 };
 use crate::webhook::MessageId;
 
@@ -364,6 +365,110 @@ impl Store for Table {
     }
 
     async fn failure(&self, _failure_id: Uuid) -> Result<Option<(Failure, Bytes)>, StoreError> {
+        unreachable!("the courier does not ask for this")
+    }
+
+    async fn discard_failure(
+        &self,
+        _failure_id: Uuid,
+        _by: &str,
+        _now: DateTime<Utc>,
+    ) -> Result<Result<(), Refusal>, StoreError> {
+        unreachable!("the courier does not ask for this")
+    }
+
+    async fn begin_replay(
+        &self,
+        _beginning: Beginning,
+    ) -> Result<Result<(Failure, Bytes), Refusal>, StoreError> {
+        unreachable!("the courier does not ask for this")
+    }
+
+    async fn end_replay(&self, _ending: Ending<'_>) -> Result<Option<Taken>, StoreError> {
+        unreachable!("the courier does not ask for this")
+    }
+
+    async fn abandon_replay(&self, _failure_id: Uuid, _process: Uuid) -> Result<(), StoreError> {
+        unreachable!("the courier does not ask for this")
+    }
+
+    async fn leave_replays(&self, _process: Uuid) -> Result<(), StoreError> {
+        unreachable!("the courier does not ask for this")
+    }
+
+    async fn try_out(&self, _terms: Terms<'_>, _event: &Prepared) -> Result<Tried, StoreError> {
+        unreachable!("the courier does not ask for this")
+    }
+
+    async fn open_failures(
+        &self,
+        _which: &OpenFailures,
+        _after: Uuid,
+        _limit: u32,
+    ) -> Result<Vec<Uuid>, StoreError> {
+        unreachable!("the courier does not ask for this")
+    }
+
+    async fn count_open_failures(&self, _which: &OpenFailures) -> Result<Option<i64>, StoreError> {
+        unreachable!("the courier does not ask for this")
+    }
+
+    async fn add_replay(&self, _job: &Replay) -> Result<(), StoreError> {
+        unreachable!("the courier does not ask for this")
+    }
+
+    async fn replays(&self) -> Result<Vec<Replay>, StoreError> {
+        unreachable!("the courier does not ask for this")
+    }
+
+    async fn replay(&self, _replay_id: Uuid) -> Result<Option<Replay>, StoreError> {
+        unreachable!("the courier does not ask for this")
+    }
+
+    async fn cancel_replay(
+        &self,
+        _replay_id: Uuid,
+        _now: DateTime<Utc>,
+    ) -> Result<bool, StoreError> {
+        unreachable!("the courier does not ask for this")
+    }
+
+    async fn take_replay(
+        &self,
+        _process: Uuid,
+        _now: DateTime<Utc>,
+    ) -> Result<Option<Replay>, StoreError> {
+        unreachable!("the courier does not ask for this")
+    }
+
+    async fn count_replay(
+        &self,
+        _replay_id: Uuid,
+        _process: Uuid,
+        _steps: &Progress,
+    ) -> Result<bool, StoreError> {
+        unreachable!("the courier does not ask for this")
+    }
+
+    async fn finish_replay(
+        &self,
+        _replay_id: Uuid,
+        _process: Uuid,
+        _now: DateTime<Utc>,
+    ) -> Result<bool, StoreError> {
+        unreachable!("the courier does not ask for this")
+    }
+
+    async fn give_back_replay(&self, _replay_id: Uuid, _process: Uuid) -> Result<(), StoreError> {
+        unreachable!("the courier does not ask for this")
+    }
+
+    async fn expire_failures(
+        &self,
+        _last_seen_by: DateTime<Utc>,
+        _now: DateTime<Utc>,
+        _limit: u32,
+    ) -> Result<u64, StoreError> {
         unreachable!("the courier does not ask for this")
     }
 

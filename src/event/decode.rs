@@ -96,14 +96,18 @@ fn about(rejection: Rejection, members: &Members<'_>) -> Rejection {
 
 /// Says which event was rejected, if its beginning tells.
 pub(super) fn about_beginning(rejection: Rejection, bytes: &[u8]) -> Rejection {
+    about(rejection, &Members::before_error(beginning(bytes)))
+}
+
+/// The beginning of an event, as far as it is text.
+pub(super) fn beginning(bytes: &[u8]) -> &str {
     let beginning = &bytes[..bytes.len().min(BEGINNING_BYTES)];
-    let text = match std::str::from_utf8(beginning) {
+    match std::str::from_utf8(beginning) {
         Ok(text) => text,
         Err(error) => {
             std::str::from_utf8(&beginning[..error.valid_up_to()]).expect("it is valid up to there")
         }
-    };
-    about(rejection, &Members::before_error(text))
+    }
 }
 
 fn not_utf8(bytes: &[u8], offset: usize) -> Rejection {

@@ -17,6 +17,7 @@ mod elements;
 mod members;
 mod messages;
 mod metadata;
+mod named;
 mod owned;
 mod rejection;
 mod report;
@@ -30,6 +31,7 @@ mod wire;
 
 pub use decode::decode;
 pub use egress::{Egress, EgressFile, EgressStatus, egress_from_slice, recording_event};
+pub use named::Named;
 pub use rejection::{FailureCode, Rejection};
 pub use text::Text;
 

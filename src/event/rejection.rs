@@ -125,7 +125,7 @@ impl Rejection {
     pub fn too_large(bytes: &[u8], max_bytes: usize) -> Self {
         let message = format!(
             "The event has {} bytes, and at most {max_bytes} are taken: leave the report's \
-             `events` and `options` out, or raise --max-event-bytes and send it again.",
+             `events` and `options` out, or raise --max-event-bytes and replay it.",
             bytes.len()
         );
         about_beginning(Self::new(FailureCode::TooLarge, message), bytes)

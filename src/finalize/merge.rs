@@ -28,6 +28,8 @@ pub struct Prepared {
     pub raw: Bytes,
     /// Where it came from: `amqp:finalizer.events`, `http`, `file:calls.ndjson:17`.
     pub source: Arc<str>,
+    /// What the transport said of it, for the failure it may become: a JSON list of `{name, value}`.
+    pub headers: Option<Arc<str>>,
     /// The event's `event_id` and `type`, for tracing and for the failure it may become.
     pub event_id: Option<String>,
     /// See `event_id`.
@@ -50,6 +52,8 @@ pub enum Change {
     },
     /// A call is over; `revision`, `finalized_at` and the recording are still open.
     Ended(Box<Session>),
+    /// The same, and somebody wants it to take the place of an event with other content.
+    Superseding(Box<Session>),
     /// Something is known of a recording.
     Recording {
         /// The session, if the event named it.
@@ -233,7 +237,8 @@ impl Merge<'_> {
         match change {
             Change::Started(session) => self.take_started(session),
             Change::Checkpoint { sequence, so_far } => self.take_checkpoint(*sequence, so_far),
-            Change::Ended(session) => self.take_ended(session),
+            Change::Ended(session) => self.take_ended(session, false),
+            Change::Superseding(session) => self.take_ended(session, true),
             Change::Recording { session_id, egress } => {
                 Ok(self.take_recording(*session_id, egress))
             }
@@ -301,7 +306,7 @@ impl Merge<'_> {
         Ok(Outcome::Accepted(Some(session_id)))
     }
 
-    fn take_ended(&mut self, ended: &Session) -> Result<Outcome, Rejection> {
+    fn take_ended(&mut self, ended: &Session, is_superseding: bool) -> Result<Outcome, Rejection> {
         let session_id = ended.session_id;
         let mut session = ended.clone();
         if let Some(known) = self.world.sessions.get(&session_id) {
@@ -312,7 +317,10 @@ impl Merge<'_> {
                 if known.digest == ended.digest || known.superseded.contains(&ended.digest) {
                     return Ok(Outcome::Duplicate(Some(session_id)));
                 }
-                return Err(other_content(ended));
+                if !is_superseding {
+                    return Err(other_content(ended));
+                }
+                supersede(&mut session, known);
             }
             session.id = known.id;
             session.version = known.version;
@@ -621,6 +629,21 @@ fn looks_the_same(known: &Session, next: &Session) -> bool {
         ..next.clone()
     };
     as_known == *known
+}
+
+/// The session takes the place of what is known: it is the next revision, copies of the event that
+/// made this one are duplicates from now on, and what was found out of a recording still stands if
+/// the same one was asked for.
+fn supersede(session: &mut Session, known: &Session) {
+    session.revision = known.revision;
+    session.superseded.clone_from(&known.superseded);
+    session.superseded.push(known.digest);
+    let asked = |of: &Session| {
+        (of.recording_expected, of.recording_egress_id.clone(), of.recording_worker_url.clone())
+    };
+    if asked(session) == asked(known) {
+        session.is_recording_given_up = known.is_recording_given_up;
+    }
 }
 
 fn other_owner(event: &Session) -> Rejection {

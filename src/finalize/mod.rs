@@ -1,6 +1,7 @@
 //! The domain: what an event makes of a session. Pure: bytes, clocks and databases are elsewhere.
 
 mod cost;
+mod difference;
 mod history;
 mod join;
 mod merge;
@@ -15,6 +16,7 @@ mod transcript;
 mod usage;
 
 pub use cost::{Cost, Dollars, PriceBook, PriceBookError};
+pub use difference::{Difference, differences};
 pub use history::{HistoryData, Totals};
 pub use join::{JoinedBy, JoinedEgress, recorded_span};
 pub use merge::{Change, NewDelivery, NewMessage, Outcome, Plan, Prepared, Snapshot, plan};

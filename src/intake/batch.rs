@@ -262,7 +262,8 @@ pub(super) fn session_of(event: &Prepared) -> Option<Uuid> {
         Ok(
             Change::Started(session)
             | Change::Checkpoint { so_far: session, .. }
-            | Change::Ended(session),
+            | Change::Ended(session)
+            | Change::Superseding(session),
         ) => Some(session.session_id),
         Ok(Change::Recording { session_id, .. }) => *session_id,
         Ok(Change::Room(room)) => room.session_id,
@@ -296,7 +297,7 @@ fn halved(
         .collect()
 }
 
-fn store_rejected() -> Rejection {
+pub(super) fn store_rejected() -> Rejection {
     Rejection::new(
         FailureCode::StoreRejected,
         "The database refuses what this event holds; look for a value out of the ordinary, and \
@@ -304,7 +305,7 @@ fn store_rejected() -> Rejection {
     )
 }
 
-fn panicked() -> Rejection {
+pub(super) fn panicked() -> Rejection {
     Rejection::new(
         FailureCode::InternalError,
         "Finalizer itself failed on this event, which is a defect; report it, and replay the event \

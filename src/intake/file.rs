@@ -39,7 +39,7 @@ pub fn events(
     let mut bytes = Vec::new();
     file.take(MAX_BYTES + 1).read_to_end(&mut bytes).map_err(failed)?;
     let source = format!("file:{name}").into();
-    Ok(Box::new(std::iter::once(Ok(RawEvent { bytes: Bytes::from(bytes), source }))))
+    Ok(Box::new(std::iter::once(Ok(RawEvent { bytes: Bytes::from(bytes), source, headers: None }))))
 }
 
 /// The events of NDJSON.
@@ -59,7 +59,7 @@ fn lines(
             };
             if !bytes.trim_ascii().is_empty() {
                 let source = format!("file:{name}:{number}").into();
-                return Some(Ok(RawEvent { bytes: Bytes::from(bytes), source }));
+                return Some(Ok(RawEvent { bytes: Bytes::from(bytes), source, headers: None }));
             }
         }
     })

@@ -33,6 +33,7 @@ impl Findings {
     /// A finding as the merge takes it.
     pub fn prepared(change: Change, now: DateTime<Utc>) -> Prepared {
         Prepared {
+            headers: None,
             change: Ok(change),
             raw: Bytes::new(),
             source: "sweep".into(),

@@ -55,7 +55,7 @@ pub fn event_of(body: &Bytes) -> Option<RawEvent> {
         Ok(webhook) => webhook.told()?,
         Err(_) => body.clone(),
     };
-    Some(RawEvent { bytes, source: SOURCE.into() })
+    Some(RawEvent { bytes, source: SOURCE.into(), headers: None })
 }
 
 impl Webhook<'_> {

@@ -8,8 +8,11 @@ pub mod amqp;
 mod batch;
 pub mod file;
 mod findings;
+mod headers;
 pub mod livekit;
 mod prepare;
+mod replay;
+mod retention;
 mod silence;
 mod watch;
 
@@ -30,7 +33,10 @@ use crate::shutdown::describe;
 use crate::store::{HandOff, Owed, SharedStore};
 
 pub use findings::Findings;
+pub use headers::{Headers, of_http};
 pub use prepare::{dead_letter, prepare};
+pub use replay::{Pace, ReplayOrder, Replayed, Replayer, Trial};
+pub use retention::Retention;
 pub use silence::{SilenceParts, SilenceSweep};
 pub use watch::{IntakeWatch, WatchParts};
 
@@ -41,6 +47,8 @@ pub struct RawEvent {
     pub bytes: Bytes,
     /// Where it came from: `amqp:finalizer.events`, `http`, `file:calls.ndjson:17`.
     pub source: Arc<str>,
+    /// What the transport said of it.
+    pub headers: Headers,
 }
 
 /// What became of an event, for whoever brought it.

@@ -16,7 +16,7 @@ pub fn prepare(
     max_event_bytes: usize,
     now: DateTime<Utc>,
 ) -> Prepared {
-    let RawEvent { bytes, source } = event;
+    let RawEvent { bytes, source, headers } = event;
     let (change, event_id, event_type) = if bytes.len() > max_event_bytes {
         (Err(Rejection::too_large(&bytes, max_event_bytes)), None, None)
     } else {
@@ -26,12 +26,12 @@ pub fn prepare(
             Err(_) => (Err(panicked(&bytes)), None, None),
         }
     };
-    Prepared { change, raw: bytes, source, event_id, event_type, failure_id: new_id(now) }
+    Prepared { change, raw: bytes, source, headers, event_id, event_type, failure_id: new_id(now) }
 }
 
 /// A message that the broker gave up on, to be kept as a failure.
 pub fn dead_letter(event: RawEvent, reason: &str, now: DateTime<Utc>) -> Prepared {
-    let RawEvent { bytes, source } = event;
+    let RawEvent { bytes, source, headers } = event;
     let message = format!(
         "The broker gave up on this message ({reason}): it was handed out too often without being \
          acknowledged; look for a worker that crashed on it, then send it again."
@@ -40,6 +40,7 @@ pub fn dead_letter(event: RawEvent, reason: &str, now: DateTime<Utc>) -> Prepare
         change: Err(about(&bytes, Rejection::new(FailureCode::DeliveryLimit, message))),
         raw: bytes,
         source,
+        headers,
         event_id: None,
         event_type: None,
         failure_id: new_id(now),

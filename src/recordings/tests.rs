@@ -323,7 +323,8 @@ async fn sessions_with(store: &SharedStore, urls: &[&str]) -> Vec<Uuid> {
             "character_slug": "support-bot", "character_owner": 7, "started_at": now(),
             "source": {"kind": "messages"}, "messages": [], "recording": {"url": url},
         });
-        let event = RawEvent { bytes: event.to_string().into(), source: "test".into() };
+        let event =
+            RawEvent { bytes: event.to_string().into(), source: "test".into(), headers: None };
         prepare(event, &PriceBook::builtin(), 1 << 20, now())
     };
     let events: Vec<_> = (1..).zip(urls).map(prepared).collect();

@@ -5,12 +5,14 @@
 //! the caller; a method may run again after a lost answer without a second effect.
 
 mod delivery;
+mod failures;
 mod history;
 mod open;
 pub mod postgres;
 mod record;
 mod recording;
 mod redelivery;
+mod replays;
 mod rows;
 mod shared;
 mod silence;
@@ -29,7 +31,6 @@ use sqlx::SqlStr;
 use sqlx::migrate::{Migration, MigrationType, Migrator};
 use uuid::Uuid;
 
-use crate::event::{FailureCode, Rejection};
 use crate::finalize::{Bill, Outcome, Prepared, Repriced, Session, Silence, Totals};
 use crate::webhook::MessageId;
 
@@ -38,6 +39,10 @@ pub use delivery::{
     Attempt, AttemptResult, Cause, Delivery, DeliveryFilter, DeliveryState, DeliveryStory,
     DueEndpoint, EndpointHealth, Next, Owed, Recorded, Slot, Verdict,
 };
+pub use failures::{
+    Beginning, Closed, Ending, Failure, FailureFilter, FailurePlace, FailureState, Refusal,
+    ReplayOutcome, Replaying, Tried,
+};
 pub use history::{Cursor, HistoryFilter, Walked};
 pub use open::{DatabaseUrl, OpenError, OpenMode, migrate, open};
 pub use record::BY_HAND;
@@ -45,6 +50,7 @@ pub use recording::{AwaitedFile, Expired};
 pub use redelivery::{
     MOST_PER_SECOND, PER_SECOND, Position, Redelivery, RedeliveryRange, RedeliveryState, Statuses,
 };
+pub use replays::{OpenFailures, Progress, REPLAYS_PER_SECOND, Replay, ReplayState};
 pub use silence::{IntakeState, SilentCall};
 
 /// A store that several tasks share.
@@ -344,6 +350,95 @@ pub trait Store: Send + Sync + 'static {
     /// The failure with this id, with its raw bytes.
     async fn failure(&self, failure_id: Uuid) -> Result<Option<(Failure, Bytes)>, StoreError>;
 
+    /// Says that an open failure does not matter; the refusal, if it is not open or is being
+    /// replayed.
+    async fn discard_failure(
+        &self,
+        failure_id: Uuid,
+        by: &str,
+        now: DateTime<Utc>,
+    ) -> Result<Result<(), Refusal>, StoreError>;
+
+    /// Begins to replay an open failure, with a marker that is committed before the attempt: nobody
+    /// else can begin as long as the process lives, and if it dies over it, only who names this
+    /// failure.
+    async fn begin_replay(
+        &self,
+        beginning: Beginning,
+    ) -> Result<Result<(Failure, Bytes), Refusal>, StoreError>;
+
+    /// Takes the event of a replay as [`Store::take`] does, and in the same transaction writes what
+    /// became of the failure and ends the marker. `None`: the marker is not this process's any more,
+    /// or the job ended, and nothing happened.
+    async fn end_replay(&self, ending: Ending<'_>) -> Result<Option<Taken>, StoreError>;
+
+    /// Ends the marker of an attempt that nothing came of.
+    async fn abandon_replay(&self, failure_id: Uuid, process: Uuid) -> Result<(), StoreError>;
+
+    /// The process replays no more: ends its markers, gives its jobs back, and forgets it.
+    async fn leave_replays(&self, process: Uuid) -> Result<(), StoreError>;
+
+    /// What would become of an event. Changes nothing.
+    async fn try_out(&self, terms: Terms<'_>, event: &Prepared) -> Result<Tried, StoreError>;
+
+    /// The next failures that are open, behind the given one.
+    async fn open_failures(
+        &self,
+        which: &OpenFailures,
+        after: Uuid,
+        limit: u32,
+    ) -> Result<Vec<Uuid>, StoreError>;
+
+    /// How many failures are open; `None`: too many to count while somebody waits.
+    async fn count_open_failures(&self, which: &OpenFailures) -> Result<Option<i64>, StoreError>;
+
+    /// Keeps a new job.
+    async fn add_replay(&self, job: &Replay) -> Result<(), StoreError>;
+
+    /// Jobs, the newest first, at most 100.
+    async fn replays(&self) -> Result<Vec<Replay>, StoreError>;
+
+    /// The job with this id.
+    async fn replay(&self, replay_id: Uuid) -> Result<Option<Replay>, StoreError>;
+
+    /// Stops a job; what was replayed stays so. `false`: it has ended, or is not there.
+    async fn cancel_replay(&self, replay_id: Uuid, now: DateTime<Utc>) -> Result<bool, StoreError>;
+
+    /// The oldest running job that no process does, which from now on is this one's.
+    async fn take_replay(
+        &self,
+        process: Uuid,
+        now: DateTime<Utc>,
+    ) -> Result<Option<Replay>, StoreError>;
+
+    /// Counts steps of a job that had no effect of their own. `false`: the job has ended, or is not
+    /// this process's any more.
+    async fn count_replay(
+        &self,
+        replay_id: Uuid,
+        process: Uuid,
+        steps: &Progress,
+    ) -> Result<bool, StoreError>;
+
+    /// Every failure of the job was tried.
+    async fn finish_replay(
+        &self,
+        replay_id: Uuid,
+        process: Uuid,
+        now: DateTime<Utc>,
+    ) -> Result<bool, StoreError>;
+
+    /// Gives a job back for others, or for later.
+    async fn give_back_replay(&self, replay_id: Uuid, process: Uuid) -> Result<(), StoreError>;
+
+    /// Drops the bytes of failures that were last seen until then, a bounded number; how many.
+    async fn expire_failures(
+        &self,
+        last_seen_by: DateTime<Utc>,
+        now: DateTime<Utc>,
+        limit: u32,
+    ) -> Result<u64, StoreError>;
+
     // ---- keys ----
 
     /// Keeps a new API key.
@@ -452,36 +547,6 @@ pub struct Bills {
     pub looked_at: u64,
     /// Where to go on; `None` at the end.
     pub next: Option<Uuid>,
-}
-
-/// An event that could not be finalized.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Failure {
-    /// Its id.
-    pub failure_id: Uuid,
-    /// Code, pointer, sentence, and what could be told of the event.
-    pub rejection: Rejection,
-    /// Where the event came from: `amqp:finalizer.events`, `http`, `file:calls.ndjson:17`.
-    pub source: String,
-    /// How many bytes it has.
-    pub size_bytes: i64,
-    /// How often the same event failed in the same way.
-    pub seen: i32,
-    /// When first.
-    pub first_seen_at: DateTime<Utc>,
-    /// When last.
-    pub last_seen_at: DateTime<Utc>,
-}
-
-/// Which failures to list.
-#[derive(Debug, Clone, Default)]
-pub struct FailureFilter {
-    /// Only this code.
-    pub code: Option<FailureCode>,
-    /// Only about this session.
-    pub session_id: Option<Uuid>,
-    /// At most so many.
-    pub limit: u32,
 }
 
 /// A key to the API.

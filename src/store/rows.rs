@@ -8,9 +8,10 @@ use uuid::Uuid;
 use super::redelivery::ToldMessage;
 use super::transaction::Health;
 use super::{
-    ApiKey, Attempt, AwaitedFile, Bills, Cursor, Delivery, DeliveryState, DueEndpoint, Endpoint,
-    EndpointHealth, Failure, IntakeState, Owed, Position, Redelivery, RedeliveryRange,
-    RedeliveryState, SilentCall, Statuses, StoreError, Walked,
+    ApiKey, Attempt, AwaitedFile, Bills, Closed, Cursor, Delivery, DeliveryState, DueEndpoint,
+    Endpoint, EndpointHealth, Failure, FailureState, IntakeState, OpenFailures, Owed, Position,
+    Progress, Redelivery, RedeliveryRange, RedeliveryState, Replay, ReplayOutcome, ReplayState,
+    Replaying, SilentCall, Statuses, StoreError, Walked,
 };
 use crate::event::{Digest, Egress, FailureCode, Rejection};
 use crate::finalize::{
@@ -664,10 +665,23 @@ row!(FailureRow {
     event_id: Option<String>,
     event_type: Option<String>,
     source: String,
+    headers: Option<String>,
+    tenant_id: Option<String>,
+    character_slug: Option<String>,
     size_bytes: i64,
     seen: i32,
     first_seen_at: DateTime<Utc>,
     last_seen_at: DateTime<Utc>,
+    state: String,
+    closed_at: Option<DateTime<Utc>>,
+    closed_by: Option<String>,
+    outcome: Option<String>,
+    is_edited: bool,
+    replays: i32,
+    replayed_at: Option<DateTime<Utc>>,
+    raw_expired_at: Option<DateTime<Utc>>,
+    replaying_process: Option<Uuid>,
+    replaying_since: Option<DateTime<Utc>>,
 });
 
 /// A failure with its raw bytes.
@@ -691,6 +705,12 @@ impl TryFrom<FailureRow> for Failure {
     type Error = StoreError;
 
     fn try_from(row: FailureRow) -> Result<Self, StoreError> {
+        let outcome = row.outcome.as_deref().map(|name| {
+            ReplayOutcome::parse(name).ok_or_else(|| unreadable("outcome of a replay", name))
+        });
+        let (outcome, is_edited) = (outcome.transpose()?, row.is_edited);
+        let closed = row.closed_at.zip(row.closed_by);
+        let replaying = row.replaying_process.zip(row.replaying_since);
         Ok(Self {
             failure_id: row.failure_id,
             rejection: Rejection {
@@ -703,10 +723,91 @@ impl TryFrom<FailureRow> for Failure {
                 event_type: row.event_type,
             },
             source: row.source,
+            headers: row.headers,
+            tenant_id: row.tenant_id,
+            character_slug: row.character_slug,
             size_bytes: row.size_bytes,
             seen: row.seen,
             first_seen_at: row.first_seen_at,
             last_seen_at: row.last_seen_at,
+            state: FailureState::parse(&row.state)
+                .ok_or_else(|| unreadable("state of a failure", &row.state))?,
+            closed: closed.map(|(at, by)| Closed { at, by, outcome, is_edited }),
+            replays: row.replays,
+            replayed_at: row.replayed_at,
+            raw_expired_at: row.raw_expired_at,
+            replaying: replaying.map(|(process, since)| Replaying { process, since }),
+        })
+    }
+}
+
+impl RawFailureRow {
+    pub(super) fn read(self) -> Result<(Failure, Bytes), StoreError> {
+        Ok((self.failure.try_into()?, Bytes::from(self.raw)))
+    }
+}
+
+row!(ReplayRow {
+    replay_id: Uuid,
+    code: Option<String>,
+    session_id: Option<Uuid>,
+    character_slug: Option<String>,
+    tenant_id: Option<String>,
+    since: DateTime<Utc>,
+    until: DateTime<Utc>,
+    is_dry_run: bool,
+    is_superseding: bool,
+    per_second: i32,
+    ordered_by: String,
+    state: String,
+    matched: Option<i64>,
+    finalized: i64,
+    accepted: i64,
+    duplicates: i64,
+    failed: i64,
+    skipped: i64,
+    last_failure: Uuid,
+    end_failure: Uuid,
+    created_at: DateTime<Utc>,
+    finished_at: Option<DateTime<Utc>>,
+});
+
+impl TryFrom<ReplayRow> for Replay {
+    type Error = StoreError;
+
+    fn try_from(row: ReplayRow) -> Result<Self, StoreError> {
+        let code = row
+            .code
+            .as_deref()
+            .map(|code| FailureCode::parse(code).ok_or_else(|| unreadable("failure code", code)));
+        Ok(Self {
+            replay_id: row.replay_id,
+            which: OpenFailures {
+                code: code.transpose()?,
+                session_id: row.session_id,
+                character_slug: row.character_slug,
+                tenant_id: row.tenant_id,
+                since: row.since,
+                until: row.until,
+                end: row.end_failure,
+            },
+            is_dry_run: row.is_dry_run,
+            is_superseding: row.is_superseding,
+            per_second: count(row.per_second),
+            ordered_by: row.ordered_by,
+            state: ReplayState::parse(&row.state)
+                .ok_or_else(|| unreadable("state of a replay", &row.state))?,
+            matched: row.matched,
+            progress: Progress {
+                finalized: row.finalized,
+                accepted: row.accepted,
+                duplicates: row.duplicates,
+                failed: row.failed,
+                skipped: row.skipped,
+                last_failure: row.last_failure,
+            },
+            created_at: row.created_at,
+            finished_at: row.finished_at,
         })
     }
 }

@@ -758,29 +758,140 @@ macro_rules! impl_store {
             }
 
             async fn failures(&self, filter: &FailureFilter) -> Result<Vec<Failure>, StoreError> {
-                within(all::<FailureRow, _>(
-                    query_as(sql::FAILURES)
-                        .bind(filter.code.map(FailureCode::as_str))
-                        .bind(filter.session_id)
-                        .bind(i64::from(filter.limit)),
-                    &self.readers,
-                ))
-                .await
+                within(self.list_failures(filter)).await
             }
 
             async fn failure(
                 &self,
                 failure_id: Uuid,
             ) -> Result<Option<(Failure, Bytes)>, StoreError> {
-                within(async {
-                    let row: Option<RawFailureRow> = query_as(sql::FAILURE)
-                        .bind(failure_id)
-                        .fetch_optional(&self.readers)
-                        .await
-                        .map_err(failed)?;
-                    row.map(|row| Ok((row.failure.try_into()?, Bytes::from(row.raw)))).transpose()
-                })
+                within(self.find_failure(failure_id)).await
+            }
+
+            async fn discard_failure(
+                &self,
+                failure_id: Uuid,
+                by: &str,
+                now: DateTime<Utc>,
+            ) -> Result<Result<(), Refusal>, StoreError> {
+                within(self.discard(failure_id, by, now)).await
+            }
+
+            async fn begin_replay(
+                &self,
+                beginning: Beginning,
+            ) -> Result<Result<(Failure, Bytes), Refusal>, StoreError> {
+                within(self.begin_replay_of(&beginning)).await
+            }
+
+            async fn end_replay(&self, ending: Ending<'_>) -> Result<Option<Taken>, StoreError> {
+                within(self.end_replay_of(&ending)).await
+            }
+
+            async fn abandon_replay(
+                &self,
+                failure_id: Uuid,
+                process: Uuid,
+            ) -> Result<(), StoreError> {
+                within(self.abandon_replay_of(failure_id, process)).await
+            }
+
+            async fn leave_replays(&self, process: Uuid) -> Result<(), StoreError> {
+                within(self.abandon_all_of(process)).await
+            }
+
+            async fn try_out(
+                &self,
+                terms: Terms<'_>,
+                event: &Prepared,
+            ) -> Result<Tried, StoreError> {
+                within(self.try_event(terms, event)).await
+            }
+
+            async fn open_failures(
+                &self,
+                which: &OpenFailures,
+                after: Uuid,
+                limit: u32,
+            ) -> Result<Vec<Uuid>, StoreError> {
+                within(self.find_open_failures(which, after, limit)).await
+            }
+
+            async fn count_open_failures(
+                &self,
+                which: &OpenFailures,
+            ) -> Result<Option<i64>, StoreError> {
+                within(self.count_open(which)).await
+            }
+
+            async fn add_replay(&self, job: &Replay) -> Result<(), StoreError> {
+                within(self.insert_replay(job)).await
+            }
+
+            async fn replays(&self) -> Result<Vec<Replay>, StoreError> {
+                within(all::<ReplayRow, _>(query_as(replays::REPLAYS), &self.readers)).await
+            }
+
+            async fn replay(&self, replay_id: Uuid) -> Result<Option<Replay>, StoreError> {
+                within(one::<ReplayRow, _>(
+                    query_as(replays::REPLAY).bind(replay_id),
+                    &self.readers,
+                ))
                 .await
+            }
+
+            async fn cancel_replay(
+                &self,
+                replay_id: Uuid,
+                now: DateTime<Utc>,
+            ) -> Result<bool, StoreError> {
+                within(self.change_job(replays::CANCEL_REPLAY, (replay_id, None), Some(now))).await
+            }
+
+            async fn take_replay(
+                &self,
+                process: Uuid,
+                now: DateTime<Utc>,
+            ) -> Result<Option<Replay>, StoreError> {
+                within(self.take_job(process, now)).await
+            }
+
+            async fn count_replay(
+                &self,
+                replay_id: Uuid,
+                process: Uuid,
+                steps: &Progress,
+            ) -> Result<bool, StoreError> {
+                within(self.count_steps(replay_id, process, steps)).await
+            }
+
+            async fn finish_replay(
+                &self,
+                replay_id: Uuid,
+                process: Uuid,
+                now: DateTime<Utc>,
+            ) -> Result<bool, StoreError> {
+                let job = (replay_id, Some(process));
+                within(self.change_job(replays::FINISH_REPLAY, job, Some(now))).await
+            }
+
+            async fn give_back_replay(
+                &self,
+                replay_id: Uuid,
+                process: Uuid,
+            ) -> Result<(), StoreError> {
+                let job = (replay_id, Some(process));
+                within(self.change_job(replays::GIVE_BACK_REPLAY, job, None)).await?;
+                Ok(())
+            }
+
+            async fn expire_failures(
+                &self,
+                last_seen_by: DateTime<Utc>,
+                now: DateTime<Utc>,
+                limit: u32,
+            ) -> Result<u64, StoreError> {
+                within(self.expire_raw(last_seen_by, now, limit)).await
             }
 
             async fn add_api_key(&self, key: &ApiKey) -> Result<(), StoreError> {
@@ -864,6 +975,8 @@ macro_rules! impl_store {
             }
         }
 
+        super::failures::impl_failures!($store);
+        super::replays::impl_replays!($store);
         super::shared::impl_rowwise!();
 
         /// A statement with its arguments, answered by rows of one kind.
@@ -935,7 +1048,7 @@ macro_rules! impl_rowwise {
                 &mut self,
                 failure: &FailureToKeep<'_>,
             ) -> Result<Uuid, StoreError> {
-                query_scalar(sql::PUT_FAILURE)
+                query_scalar(failures::PUT_FAILURE)
                     .bind(failure.failure_id)
                     .bind(failure.rejection.code.as_str())
                     .bind(&failure.rejection.pointer)
@@ -948,6 +1061,9 @@ macro_rules! impl_rowwise {
                     .bind(failure.now)
                     .bind(failure.raw)
                     .bind(&failure.raw_sha256[..])
+                    .bind(failure.headers)
+                    .bind(failure.tenant_id)
+                    .bind(failure.character_slug)
                     .fetch_one(&mut *self.0)
                     .await
                     .map_err(failed)

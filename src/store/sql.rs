@@ -103,8 +103,10 @@ macro_rules! endpoint_columns {
 /// The columns of a failure but its raw bytes, as [`super::rows::FailureRow`] reads them.
 macro_rules! failure_columns {
     () => {
-        "failure_id, code, pointer, message, session_id, event_id, event_type, source, \
-         size_bytes, seen, first_seen_at, last_seen_at"
+        "failure_id, code, pointer, message, session_id, event_id, event_type, source, headers, \
+         tenant_id, character_slug, size_bytes, seen, first_seen_at, last_seen_at, state, \
+         closed_at, closed_by, outcome, is_edited, replays, replayed_at, raw_expired_at, \
+         replaying_process, replaying_since"
     };
 }
 
@@ -145,7 +147,8 @@ macro_rules! health_columns {
 use super::DeliveryState;
 
 pub(super) use {
-    egress_columns, egress_upsert, endpoint_columns, room_columns, session_columns, session_upsert,
+    egress_columns, egress_upsert, endpoint_columns, failure_columns, room_columns,
+    session_columns, session_upsert,
 };
 
 pub(super) const INSTALLATION: &str = "SELECT installation_id FROM installation";
@@ -612,28 +615,6 @@ pub(super) const PUT_REDELIVERY: &str = "UPDATE redeliveries
 
 pub(super) const DELIVERY_COUNTS: &str =
     "SELECT state, COUNT(*) AS count FROM deliveries GROUP BY state";
-
-pub(super) const PUT_FAILURE: &str = concat!(
-    "INSERT INTO failures (",
-    failure_columns!(),
-    ", raw, raw_sha256) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, 1, $10, $10, $11, $12)
-    ON CONFLICT (raw_sha256, code) DO UPDATE SET
-        seen = failures.seen + 1, last_seen_at = excluded.last_seen_at,
-        pointer = excluded.pointer, message = excluded.message, source = excluded.source
-    RETURNING failure_id"
-);
-
-pub(super) const FAILURES: &str = concat!(
-    "SELECT ",
-    failure_columns!(),
-    " FROM failures
-    WHERE ($1 IS NULL OR code = $1) AND ($2 IS NULL OR session_id = $2)
-    ORDER BY last_seen_at DESC, failure_id DESC
-    LIMIT $3"
-);
-
-pub(super) const FAILURE: &str =
-    concat!("SELECT ", failure_columns!(), ", raw FROM failures WHERE failure_id = $1");
 
 pub(super) const ADD_API_KEY: &str = concat!(
     "INSERT INTO api_keys (",

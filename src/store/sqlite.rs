@@ -18,12 +18,13 @@ use sqlx::sqlite::{
 use sqlx::{Sqlite as Db, query, query_as, query_scalar};
 use uuid::Uuid;
 
+use super::failures::FailureRows;
 use super::redelivery::ToldMessage;
 use super::rows::{
     ApiKeyRow, AttemptRow, AwaitedFileRow, BillRow, DeliveryRow, DeliveryStoryRow, DueEndpointRow,
     EgressRow, EndpointRow, FailureRow, FinalizedRow, HealthRow, IntakeRow, OwedRow, RawFailureRow,
-    RedeliveryRow, RoomRow, SessionRow, SilentRow, ToldMessageRow, TotalsRow, bills, checkpoint,
-    checkpoint_json, delivery_state, event_type_list, read_all, walked,
+    RedeliveryRow, ReplayRow, RoomRow, SessionRow, SilentRow, ToldMessageRow, TotalsRow, bills,
+    checkpoint, checkpoint_json, delivery_state, event_type_list, read_all, walked,
 };
 use super::shared::{COUNTED_AT_ONCE, MOST_COUNTED, number};
 use super::sql::{
@@ -34,15 +35,17 @@ use super::transaction::{
     DeliveryToKeep, EgressKeys, FailureToKeep, Health, RoomKeys, Rowwise, SessionKeys, Transaction,
 };
 use super::{
-    ApiKey, ApiKeyChange, AttemptResult, AwaitedFile, Batch, Bills, Cause, Cursor, Delivery,
-    DeliveryFilter, DeliveryState, DeliveryStory, DueEndpoint, Endpoint, EndpointHealth, Expired,
-    Failure, FailureFilter, HistoryFilter, IntakeState, Owed, Recorded, Redelivery,
-    RedeliveryRange, SilentCall, Slot, Store, StoreError, Taken, Terms, Unjoined, Walked, record,
-    recording, redelivery, sql, take, within,
+    ApiKey, ApiKeyChange, AttemptResult, AwaitedFile, Batch, Beginning, Bills, Cause, Cursor,
+    Delivery, DeliveryFilter, DeliveryState, DeliveryStory, DueEndpoint, Ending, Endpoint,
+    EndpointHealth, Expired, Failure, FailureFilter, HistoryFilter, IntakeState, OpenFailures,
+    Owed, Progress, Recorded, Redelivery, RedeliveryRange, Refusal, Replay, SilentCall, Slot,
+    Store, StoreError, Taken, Terms, Tried, Unjoined, Walked, failures, record, recording,
+    redelivery, replays, sql, take, within,
 };
 use crate::event::FailureCode;
 use crate::finalize::{
-    Bill, FinishedRoom, JoinedBy, JoinedEgress, NewMessage, Repriced, Session, Silence, Totals,
+    Bill, FinishedRoom, JoinedBy, JoinedEgress, NewMessage, Prepared, Repriced, Session, Silence,
+    Totals,
 };
 use crate::webhook::{MessageId, PayloadKind, RateLimit};
 
@@ -52,6 +55,7 @@ const MIGRATIONS: &[super::MigrationFile] = &[
     (3, "history", include_str!("../../migrations/sqlite/0003_history.sql")),
     (4, "keys", include_str!("../../migrations/sqlite/0004_keys.sql")),
     (5, "recordings", include_str!("../../migrations/sqlite/0005_recordings.sql")),
+    (6, "failures", include_str!("../../migrations/sqlite/0006_failures.sql")),
     (7, "checkpoints", include_str!("../../migrations/sqlite/0007_checkpoints.sql")),
 ];
 
@@ -213,6 +217,13 @@ const CANCEL_PENDING: &str = "UPDATE deliveries
       AND EXISTS (
         SELECT 1 FROM endpoints
         WHERE endpoint_id = $1 AND (disabled_at IS NOT NULL OR deleted_at IS NOT NULL))";
+
+const EXPIRE_RAW: &str = "UPDATE failures SET raw = $3, raw_expired_at = $2
+    WHERE failure_id IN (
+        SELECT failure_id FROM failures
+        WHERE raw_expired_at IS NULL AND last_seen_at <= $1
+        ORDER BY last_seen_at
+        LIMIT $4)";
 
 const FAILING: &str = "SELECT endpoint_id FROM endpoint_health
     WHERE failing_since IS NOT NULL AND endpoint_id IN (SELECT unhex(value) FROM json_each($1))";

@@ -10,9 +10,10 @@ use uuid::Uuid;
 use super::transaction::{
     DeliveryToKeep, EgressKeys, FailureToKeep, RoomKeys, RoomSpan, SessionKeys, Transaction,
 };
-use super::{Batch, HandOff, Owed, StoreError, Taken, Terms, Unjoined};
+use super::{Batch, Ending, HandOff, Owed, StoreError, Taken, Terms, Tried, Unjoined, failures};
 use crate::clock::new_id;
 use crate::event::Digest;
+use crate::event::Named;
 use crate::finalize::{
     Change, FinishedRoom, JoinedBy, JoinedEgress, Outcome, Plan, Prepared, Session, Snapshot, plan,
 };
@@ -31,10 +32,75 @@ pub(super) async fn take<'s, F>(
 where
     F: Future<Output = Result<Box<dyn Transaction + 's>, StoreError>>,
 {
+    until_taken(begin, installation, batch, None)
+        .await
+        .map(|taken| taken.expect("only a replay can be lost"))
+}
+
+/// Takes the event of a replay, with the end of the replay in the same transaction; `None` if the
+/// replay is not this process's any more.
+pub(super) async fn take_again<'s, F>(
+    begin: impl Fn() -> F,
+    installation: Uuid,
+    ending: &Ending<'_>,
+) -> Result<Option<Taken>, StoreError>
+where
+    F: Future<Output = Result<Box<dyn Transaction + 's>, StoreError>>,
+{
+    let batch = Batch { terms: ending.terms, events: std::slice::from_ref(ending.event) };
+    until_taken(begin, installation, batch, Some(ending)).await
+}
+
+/// What would become of an event. The transaction is for reading: it is never committed.
+pub(super) async fn try_out(
+    tx: &mut dyn Transaction,
+    installation: Uuid,
+    terms: Terms<'_>,
+    event: &Prepared,
+) -> Result<Tried, StoreError> {
+    let events = std::slice::from_ref(event);
+    let Loaded { sessions, egresses, checkpoints, rooms } = load(tx, events).await?;
+    let stored = session_of(event).and_then(|session| sessions.get(&session.session_id)).cloned();
+    let unknown = session_ids(events).filter(|id| !sessions.contains_key(id)).count();
+    let snapshot = Snapshot {
+        now: terms.now,
+        installation,
+        public_url: terms.public_url,
+        place: terms.recordings_place,
+        sessions,
+        egresses,
+        checkpoints,
+        rooms,
+        numbers: vec![0; unknown],
+        endpoints: &[],
+    };
+    let outcome = plan(snapshot, events).outcomes.pop();
+    Ok(Tried { outcome: outcome.expect("one event has one outcome"), stored })
+}
+
+/// What one transaction came to.
+enum Once {
+    Taken(Taken),
+    /// Another worker was first to make one of its sessions or recordings.
+    Raced,
+    /// The replay is another's now, or over.
+    Lost,
+}
+
+async fn until_taken<'s, F>(
+    begin: impl Fn() -> F,
+    installation: Uuid,
+    batch: Batch<'_>,
+    ending: Option<&Ending<'_>>,
+) -> Result<Option<Taken>, StoreError>
+where
+    F: Future<Output = Result<Box<dyn Transaction + 's>, StoreError>>,
+{
     for _ in 0..MAX_RACES {
-        match take_once(begin().await?, installation, batch).await {
-            Ok(Some(taken)) => return Ok(taken),
-            Ok(None) => {}
+        match take_once(begin().await?, installation, batch, ending).await {
+            Ok(Once::Taken(taken)) => return Ok(Some(taken)),
+            Ok(Once::Lost) => return Ok(None),
+            Ok(Once::Raced) => {}
             Err(error) if is_race(&error) => {}
             Err(error) => return Err(error),
         }
@@ -52,13 +118,13 @@ fn is_race(error: &StoreError) -> bool {
     code.is_some_and(|code| code.len() == 5 && code.starts_with("40"))
 }
 
-/// Takes a batch in one transaction; `None` if another worker was first to make one of its
-/// sessions or recordings.
+/// Takes a batch in one transaction; the one event of a replay together with its end.
 async fn take_once(
     mut tx: Box<dyn Transaction + '_>,
     installation: Uuid,
     batch: Batch<'_>,
-) -> Result<Option<Taken>, StoreError> {
+    ending: Option<&Ending<'_>>,
+) -> Result<Once, StoreError> {
     let Batch { terms, events } = batch;
     let Loaded { sessions, egresses, checkpoints, rooms } = load(tx.as_mut(), events).await?;
     let endpoints = tx.endpoints(&owners(events, &sessions)).await?;
@@ -78,9 +144,15 @@ async fn take_once(
     };
     let mut plan = plan(snapshot, events);
     let mut reserved = Reserved { desk: terms.desk, places: Vec::new(), is_committing: false };
-    let Some(owed) = write(tx.as_mut(), &mut plan, events, &terms, &mut reserved).await? else {
-        return Ok(None);
+    let Some(owed) = write(tx.as_mut(), &mut plan, &terms, &mut reserved).await? else {
+        return Ok(Once::Raced);
     };
+    // Last, as others lock failures: they lock sessions first.
+    match ending {
+        None => keep_failures(tx.as_mut(), &mut plan, events, terms.now).await?,
+        Some(ending) if failures::end(tx.as_mut(), ending, &plan.outcomes[0]).await? => {}
+        Some(_) => return Ok(Once::Lost),
+    }
     reserved.is_committing = true;
     tx.commit().await?;
     reserved.places.clear();
@@ -89,7 +161,7 @@ async fn take_once(
         egresses: plan.unjoined_egresses,
         is_everything: false,
     };
-    Ok(Some(Taken { outcomes: plan.outcomes, owed, unjoined }))
+    Ok(Once::Taken(Taken { outcomes: plan.outcomes, owed, unjoined }))
 }
 
 /// What a batch may touch, as it is.
@@ -187,7 +259,6 @@ async fn load_silent(
 async fn write(
     tx: &mut dyn Transaction,
     plan: &mut Plan,
-    events: &[Prepared],
     terms: &Terms<'_>,
     reserved: &mut Reserved<'_>,
 ) -> Result<Option<Vec<Owed>>, StoreError> {
@@ -208,7 +279,6 @@ async fn write(
             tx.put_deliveries(&deliveries, terms.now).await?;
         }
     }
-    keep_failures(tx, plan, events, terms.now).await?;
     Ok(Some(owed))
 }
 
@@ -283,10 +353,17 @@ async fn keep_failures(
 ) -> Result<(), StoreError> {
     for (position, rejection) in &plan.failures {
         let event = &events[*position];
+        let named = match session_of(event) {
+            Some(session) => Named::new(&session.tenant_id, &session.character_slug),
+            None => Named::in_event(&event.raw),
+        };
         let failure = FailureToKeep {
             failure_id: event.failure_id,
             rejection,
             source: &event.source,
+            headers: event.headers.as_deref(),
+            tenant_id: named.tenant_id.as_deref(),
+            character_slug: named.character_slug.as_deref(),
             raw: &event.raw,
             raw_sha256: Sha256::digest(&event.raw).into(),
             now,
@@ -343,7 +420,8 @@ fn session_of(event: &Prepared) -> Option<&Session> {
         Ok(
             Change::Started(session)
             | Change::Checkpoint { so_far: session, .. }
-            | Change::Ended(session),
+            | Change::Ended(session)
+            | Change::Superseding(session),
         ) => Some(session),
         Ok(
             Change::Recording { .. }
@@ -368,7 +446,11 @@ fn session_keys(events: &[Prepared]) -> SessionKeys {
                 keys.ids.insert(*session_id);
             }
             Ok(
-                Change::Started(_) | Change::Checkpoint { .. } | Change::Ended(_) | Change::Room(_),
+                Change::Started(_)
+                | Change::Checkpoint { .. }
+                | Change::Ended(_)
+                | Change::Superseding(_)
+                | Change::Room(_),
             )
             | Err(_) => {}
         }
@@ -383,7 +465,8 @@ fn egress_keys(events: &[Prepared]) -> EgressKeys {
             Ok(
                 Change::Started(session)
                 | Change::Checkpoint { so_far: session, .. }
-                | Change::Ended(session),
+                | Change::Ended(session)
+                | Change::Superseding(session),
             ) => {
                 keys.ids.extend(session.recording_egress_id.clone());
                 keys.sessions.insert(session.session_id);
@@ -420,6 +503,7 @@ pub(super) fn as_events(egresses: Vec<JoinedEgress>, now: DateTime<Utc>) -> Vec<
             }),
             raw: bytes::Bytes::new(),
             source: "store".into(),
+            headers: None,
             event_id: None,
             event_type: None,
             failure_id: new_id(now),

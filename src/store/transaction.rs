@@ -8,6 +8,7 @@ use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
+use super::failures::FailureRows;
 use super::redelivery::{Redelivery, RedeliveryRange, ToldMessage};
 use super::{AttemptResult, Cause, Endpoint, StoreError};
 use crate::event::{Digest, Egress, Rejection};
@@ -16,7 +17,7 @@ use crate::webhook::{Failing, MessageId, PayloadKind};
 
 /// One database transaction. Dropped without `commit`, it never was.
 #[async_trait]
-pub(super) trait Transaction: Rowwise + Send {
+pub(super) trait Transaction: Rowwise + FailureRows + Send {
     /// Sessions by these keys, in the order of their ids, locked against other writers.
     async fn sessions(&mut self, keys: &SessionKeys) -> Result<Vec<Session>, StoreError>;
     /// Recordings by these keys, in the order of their ids; not locked, see `put_egresses`.
@@ -212,6 +213,9 @@ pub(super) struct FailureToKeep<'a> {
     pub(super) failure_id: Uuid,
     pub(super) rejection: &'a Rejection,
     pub(super) source: &'a str,
+    pub(super) headers: Option<&'a str>,
+    pub(super) tenant_id: Option<&'a str>,
+    pub(super) character_slug: Option<&'a str>,
     pub(super) raw: &'a [u8],
     pub(super) raw_sha256: [u8; 32],
     pub(super) now: DateTime<Utc>,

@@ -466,8 +466,11 @@ async fn a_process_that_is_held_up_or_behind_has_not_kept_up(test: TestStore) {
     expect(660, Some(650), [Some(600), Some(600)]).await;
     // Events are held while the database takes none.
     test.execute("ALTER TABLE sessions RENAME TO sessions_away").await;
-    let event =
-        RawEvent { bytes: bytes_of(&[ended(fresh_id())])[0].clone(), source: "test".into() };
+    let event = RawEvent {
+        bytes: bytes_of(&[ended(fresh_id())])[0].clone(),
+        source: "test".into(),
+        headers: None,
+    };
     let waiting = tokio::spawn({
         let intake = intake.clone();
         async move { intake.take(vec![event], Patience::Wait).await }

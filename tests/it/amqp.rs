@@ -12,7 +12,7 @@ use lapin::options::{
 };
 use lapin::types::FieldTable;
 use lapin::{BasicProperties, Channel};
-use serde_json::Value;
+use serde_json::{Value, json};
 use uuid::Uuid;
 
 use crate::harness::broker::{DEAD_QUEUE, EXCHANGE, QUEUE};
@@ -103,8 +103,15 @@ async fn a_message_that_was_handed_out_too_often_becomes_a_failure() {
     assert_eq!(handed_out, 21, "twenty times are allowed");
     let process = site.start().await;
     assert_dead_letter_is_kept(&site, &events[0]).await;
-    let because = &site.failures().await[0].rejection.message;
+    let failure = &site.failures().await[0];
+    let because = &failure.rejection.message;
     assert!(because.contains("delivery_limit"), "{because}");
+    let headers: Vec<Value> = serde_json::from_str(failure.headers.as_ref().unwrap()).unwrap();
+    let header =
+        |name: &str| headers.iter().find(|one| one["name"] == name).map(|one| &one["value"]);
+    assert_eq!(header("x-first-death-reason"), Some(&json!("delivery_limit")), "{headers:?}");
+    assert_eq!(header("type"), Some(&json!("session.ended")));
+    assert_eq!(failure.tenant_id.as_deref(), Some("acme"));
     process.stop().await;
     assert!(site.broker().is_all_acknowledged().await);
 }

@@ -14,7 +14,7 @@ use finalizer::clock::Clock;
 use finalizer::courier::{Client, ClientOptions, Guard};
 use finalizer::finalize::PriceBook;
 use finalizer::health::Health;
-use finalizer::intake::{Intake, IntakeParts, NoDesk};
+use finalizer::intake::{Intake, IntakeParts, NoDesk, Replayer};
 use finalizer::recordings::{Places, PlacesSettings};
 use http::{Method, Request, StatusCode, header};
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
@@ -110,6 +110,8 @@ impl Api {
             desk: Arc::new(NoDesk),
             max_event_bytes: 4 << 20,
         };
+        let replayer = Replayer::new(parts.clone(), stop.clone());
+        tokio::spawn(replayer.clone().run(true));
         let (intake, taking) = Intake::new(parts, stop.clone());
         tokio::spawn(taking);
         let health = Arc::new(Health::default());
@@ -128,6 +130,7 @@ impl Api {
                 Client::new(guard, ClientOptions::default()),
             )),
             intake: Some(intake.clone()),
+            replayer: Some(replayer),
             livekit: Some(Arc::new(LivekitKey::new(LIVEKIT_KEY, LIVEKIT_SECRET))),
             health: health.clone(),
             origins: Origins::default(),

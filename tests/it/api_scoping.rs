@@ -3,12 +3,13 @@
 
 use axum::body::Body;
 use finalizer::api::{NewApiKey, new_api_key};
-use finalizer::store::{Redelivery, RedeliveryRange, Statuses};
+use finalizer::store::{Redelivery, RedeliveryRange, Replay, Statuses};
 use http::{Method, Request, StatusCode};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
 use crate::api::{Answer, Api, add_any_key, add_key};
+use crate::api_failures;
 use crate::harness::{after, ended, endpoint, fresh_id, noon, started};
 
 /// What each kind of caller gets, in the order of [`Callers::keys`].
@@ -28,6 +29,11 @@ const MADE: Expected = [401, 401, 401, 201, 201, 201];
 /// Made for something that belongs to the owner.
 const MADE_FOR: Expected = [401, 401, 401, 404, 201, 201];
 const STAFF: Expected = [401, 401, 401, 403, 403, 200];
+/// Made by staff alone.
+const MADE_BY_STAFF: Expected = [401, 401, 401, 403, 403, 201];
+
+/// The only route that answers with bytes: those of an event that could not be finalized.
+const RAW: &str = "/api/failures/{id}/raw";
 
 /// Without the slash at the end.
 const TABLE: &[(&str, &str, Expected)] = &[
@@ -53,6 +59,15 @@ const TABLE: &[(&str, &str, Expected)] = &[
     ("POST", "/api/webhooks/redeliveries", MADE_FOR),
     ("GET", "/api/webhooks/redeliveries/{id}", OWNED),
     ("DELETE", "/api/webhooks/redeliveries/{id}", OWNED),
+    ("GET", "/api/failures", STAFF),
+    ("GET", "/api/failures/replays", STAFF),
+    ("POST", "/api/failures/replays", MADE_BY_STAFF),
+    ("GET", "/api/failures/replays/{id}", STAFF),
+    ("DELETE", "/api/failures/replays/{id}", STAFF),
+    ("GET", "/api/failures/{id}", STAFF),
+    ("GET", RAW, STAFF),
+    ("POST", "/api/failures/{id}/replay", STAFF),
+    ("POST", "/api/failures/{id}/discard", STAFF),
     ("POST", "/api/events", STAFF),
     ("POST", "/api/livekit/webhook", LIVEKIT),
     ("GET", "/recordings/{*path}", SIGNED),
@@ -96,13 +111,16 @@ struct Belongings {
     delivery: Uuid,
     redelivery: Uuid,
     key: Uuid,
+    failure: Uuid,
+    replay: Uuid,
 }
 
 impl Belongings {
     /// Nothing is there.
     fn missing() -> Self {
-        let [session, endpoint, delivery, redelivery, key] = std::array::from_fn(|_| fresh_id());
-        Self { session, endpoint, delivery, redelivery, key }
+        let [session, endpoint, delivery, redelivery, key, failure, replay] =
+            std::array::from_fn(|_| fresh_id());
+        Self { session, endpoint, delivery, redelivery, key, failure, replay }
     }
 
     async fn make(api: &Api) -> Self {
@@ -134,7 +152,12 @@ impl Belongings {
         let new =
             NewApiKey { key_id: made.key, name, user: 7, is_staff: false, created_at: noon() };
         store.add_api_key(&new_api_key(bytes, new).1).await.unwrap();
-        Self { delivery, ..made }
+        let failed = api.take(&[json!({"type": "nothing", "session_id": made.session})]).await;
+        let failure = failed[0]["failure_id"].as_str().unwrap().parse().unwrap();
+        let replay = made.replay;
+        let job = Replay { replay_id: replay, ..api_failures::job() };
+        store.add_replay(&job).await.unwrap();
+        Self { delivery, failure, ..made }
     }
 
     fn uri(&self, path: &str) -> String {
@@ -143,6 +166,8 @@ impl Belongings {
             ("/api/webhooks/endpoints/", self.endpoint),
             ("/api/webhooks/deliveries/", self.delivery),
             ("/api/webhooks/redeliveries/", self.redelivery),
+            ("/api/failures/replays/", self.replay),
+            ("/api/failures/", self.failure),
         ];
         let of_kind = kinds.iter().find(|(prefix, _)| path.starts_with(prefix));
         let uri = path
@@ -165,7 +190,8 @@ impl Belongings {
     /// Whether something of it is told.
     fn is_told_in(&self, answer: &Answer) -> bool {
         let body = String::from_utf8_lossy(&answer.body);
-        [self.session, self.endpoint, self.delivery, self.redelivery, self.key]
+        let Self { session, endpoint, delivery, redelivery, key, failure, replay } = self;
+        [session, endpoint, delivery, redelivery, key, failure, replay]
             .iter()
             .any(|id| body.contains(&id.to_string()))
     }
@@ -216,7 +242,9 @@ async fn assert_scoped(api: &Api, callers: &Callers, (method, path): (&str, &str
         let answer = belongings.ask(api, (method, path), key.as_deref()).await;
         let asked = format!("{method} {path} by caller {caller}");
         assert_eq!(answer.status, status, "{asked}: {:?}", answer.body);
-        assert_enveloped(&answer, &asked);
+        if path.trim_end_matches('/') != RAW || !answer.status.is_success() {
+            assert_enveloped(&answer, &asked);
+        }
         assert_eq!(answer.headers.contains_key("www-authenticate"), status == 401, "{asked}");
         if caller == 3 {
             assert!(!belongings.is_told_in(&answer), "{asked}: {:?}", answer.body);

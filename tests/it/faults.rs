@@ -11,9 +11,9 @@ use finalizer::event::FailureCode;
 use finalizer::finalize::PriceBook;
 use finalizer::intake::amqp::{self, AmqpSettings, BrokerError};
 use finalizer::intake::{
-    Desk, Disposition, Intake, IntakeParts, NoDesk, Patience, RawEvent, Ticket,
+    Desk, Disposition, Intake, IntakeParts, NoDesk, Patience, RawEvent, Replayer, Ticket,
 };
-use finalizer::store::{HandOff, OpenMode, Owed};
+use finalizer::store::{FailureFilter, HandOff, OpenFailures, OpenMode, Owed, Replay, ReplayState};
 use http::StatusCode;
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
@@ -24,7 +24,9 @@ use crate::harness::broker::QUEUE;
 use crate::harness::proxy::Proxy;
 use crate::harness::receiver::{Receiver, Told};
 use crate::harness::service::Site;
-use crate::harness::{bytes_of, ended, endpoint, fresh_id, postgres, sqlite, until};
+use crate::harness::{
+    TestDesk, bytes_of, ended, endpoint, fresh_id, noon, postgres, sqlite, until,
+};
 
 /// A site whose processes reach Postgres through a network that can fail.
 async fn site_behind_a_network(has_broker: bool) -> (Site, Proxy) {
@@ -172,7 +174,7 @@ fn parts(
 }
 
 fn raw(event: &Value) -> RawEvent {
-    RawEvent { bytes: event.to_string().into(), source: "test".into() }
+    RawEvent { bytes: event.to_string().into(), source: "test".into(), headers: None }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -199,6 +201,87 @@ async fn an_event_that_makes_its_transaction_panic_is_kept_and_its_neighbours_ar
     }
     drop(intake);
     batches.await.unwrap().unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replay_that_makes_its_transaction_panic_fails_and_the_job_goes_on() {
+    let test = sqlite().await;
+    let trap = finalizer::store::Endpoint { character_slug: Some("trap".to_owned()), ..endpoint() };
+    test.store.add_endpoint(&trap).await.unwrap();
+    let mut events: Vec<Value> = (0..3).map(|_| ended(fresh_id())).collect();
+    events[1]["character_slug"] = json!("trap");
+    for event in &events {
+        let event = finalizer::intake::prepare(raw(event), &PriceBook::builtin(), 100, noon());
+        test.take_prepared(&TestDesk::closed(), noon(), &[event]).await;
+    }
+    let desk = Arc::new(TrappedDesk { endpoint_id: trap.endpoint_id });
+    let stop = CancellationToken::new();
+    let clock = Arc::<SystemClock>::default();
+    let replayer = Replayer::new(parts(&test.store, clock, desk), stop.clone());
+    let running = tokio::spawn(replayer.run(true));
+    let which = OpenFailures::all(SystemClock::machine_now());
+    let state = ReplayState::Running;
+    let job = Replay { which, state, per_second: 1000, ..crate::api_failures::job() };
+    test.store.add_replay(&job).await.unwrap();
+    let mut done = None;
+    until("the job is done", async || {
+        done = test.store.replay(job.replay_id).await.unwrap();
+        done.as_ref().is_some_and(|job| job.state == ReplayState::Done)
+    })
+    .await;
+    let progress = done.unwrap().progress;
+    assert_eq!((progress.finalized, progress.failed, progress.skipped), (2, 1, 0));
+    let code = Some(FailureCode::InternalError);
+    let filter = FailureFilter { code, limit: 10, ..FailureFilter::default() };
+    let failures = test.store.failures(&filter).await.unwrap();
+    let [trapped] = &failures[..] else { panic!("{failures:?}") };
+    assert_eq!((trapped.replays, trapped.replaying), (1, None));
+    assert_eq!(
+        trapped.rejection.session_id,
+        events[1]["session_id"].as_str().unwrap().parse().ok()
+    );
+    stop.cancel();
+    running.await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_outlives_lost_answers_and_outages_and_replays_each_failure_once() {
+    let (site, database) = site_behind_a_network(false).await;
+    let store = &site.test.store;
+    store.add_endpoint(&endpoint()).await.unwrap();
+    let sessions: Vec<Uuid> = (0..60).map(|_| fresh_id()).collect();
+    for session_id in &sessions {
+        let event = raw(&ended(*session_id));
+        let event = finalizer::intake::prepare(event, &PriceBook::builtin(), 100, noon());
+        // Bytes of long ago would be dropped.
+        let now = SystemClock::machine_now();
+        site.test.take_prepared(&TestDesk::closed(), now, &[event]).await;
+    }
+    let site = site.with("FINALIZER_ROLES", "api");
+    let process = site.start().await;
+    // The first one's effect is there, and nobody was told.
+    database.lose_the_answer_to_the_commit_of("SET state = 'replayed'");
+    let (status, job) = process.caller().order_replay(&json!({"per_second": 30})).await;
+    assert_eq!(status, StatusCode::CREATED);
+    let job = job["id"].as_str().unwrap().parse().unwrap();
+    let store = &site.test.store;
+    let count = async || store.replay(job).await.unwrap().unwrap().progress.count();
+    until("some are replayed", async || count().await > 5).await;
+    database.cut();
+    let at_the_cut = count().await;
+    database.open();
+    until("the job goes on", async || count().await > at_the_cut + 5).await;
+    until("the job is done", async || {
+        store.replay(job).await.unwrap().unwrap().state == ReplayState::Done
+    })
+    .await;
+    let progress = store.replay(job).await.unwrap().unwrap().progress;
+    assert_eq!((progress.finalized, progress.duplicates, progress.failed), (60, 0, 0));
+    assert_eq!((database.caught(), progress.skipped), (1, 0));
+    for session_id in sessions {
+        assert_eq!(store.deliveries_of(session_id).await.unwrap().len(), 1);
+    }
+    process.stop().await;
 }
 
 /// A clock that stands until it is told to break.

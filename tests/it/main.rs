@@ -4,6 +4,7 @@
 mod abandon;
 mod amqp;
 mod api;
+mod api_failures;
 mod api_history;
 mod api_keys;
 mod api_livekit;
@@ -12,6 +13,8 @@ mod api_webhooks;
 mod architecture;
 mod calls;
 mod cli;
+mod cli_failures;
+mod failures;
 mod faults;
 mod harness;
 mod history;

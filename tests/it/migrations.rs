@@ -1,7 +1,7 @@
 //! A database that an earlier release has filled is brought up to date with all that is in it.
 
 use finalizer::store::{
-    Cursor, DeliveryState, HistoryFilter, OpenMode, SharedStore, migrate, open,
+    Cursor, DeliveryState, FailureState, HistoryFilter, OpenMode, SharedStore, migrate, open,
 };
 use finalizer::webhook::{DEFAULT_TIMEOUT_SECONDS, Secret, SigningSecrets};
 use sqlx::migrate::{Migrate, Migration, MigrationType, Migrator};
@@ -12,6 +12,7 @@ use crate::harness::{after, empty_postgres, until};
 
 const ENDPOINT: Uuid = Uuid::from_u128(1);
 const SESSION: Uuid = Uuid::from_u128(2);
+const FAILURE: Uuid = Uuid::from_u128(3);
 const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
 
 /// The first release's layout.
@@ -26,7 +27,7 @@ async fn fill<C: Migrate>(connection: &mut C, statements: &'static str) {
 }
 
 /// An endpoint, a message, a delivery that is due, and a finalized session.
-const ROWS: [&str; 4] = [
+const ROWS: [&str; 5] = [
     "INSERT INTO endpoints (endpoint_id, event_types, payload, url, sealed_secret, created_at)
         VALUES ($1, 'session.finalized', 'thin', 'https://example.com/', $2, $3)",
     "INSERT INTO messages (message_id, type, session_id, thin, created_at)
@@ -41,17 +42,21 @@ const ROWS: [&str; 4] = [
             recording_status, finalized_at, revision, version, digest, superseded)
         VALUES ($1, 1, 'acme', 'support-bot', 7, '{}', $3, 0, 0, 0, 5, 0, 0, 0, 0, '{}', '{}',
             '[]', FALSE, FALSE, FALSE, 'NONE', $3, 1, 1, $2, $2)",
+    "INSERT INTO failures (failure_id, code, message, source, raw, raw_sha256, size_bytes, seen,
+            first_seen_at, last_seen_at)
+        VALUES ($1, 'malformed_json', 'It is no JSON.', 'http', $2, $2, 32, 3, $3, $3)",
 ];
 
 /// What the rows are bound to.
-fn values() -> [(Uuid, Vec<u8>); 4] {
+fn values() -> [(Uuid, Vec<u8>); 5] {
     let message_id = vec![7; 16];
     let digest = vec![7; 32];
     [
         (ENDPOINT, SECRET.into()),
         (SESSION, message_id.clone()),
         (ENDPOINT, message_id),
-        (SESSION, digest),
+        (SESSION, digest.clone()),
+        (FAILURE, digest),
     ]
 }
 
@@ -66,6 +71,8 @@ async fn assert_up_to_date(store: SharedStore) {
     assert_eq!(store.due_endpoints(after(1)).await.unwrap().len(), 1);
     let delivery = store.deliveries_of(SESSION).await.unwrap().remove(0);
     assert_eq!((delivery.state, delivery.redelivered_after), (DeliveryState::Pending, None));
+    let (failure, raw) = store.failure(FAILURE).await.unwrap().unwrap();
+    assert_eq!((failure.state, failure.seen, raw.len()), (FailureState::Open, 3, 32));
     let all = HistoryFilter { owner: Some(7), ..HistoryFilter::default() };
     assert_eq!(store.history_totals(&all).await.unwrap().llm_input_tokens, 5);
     until("the walk has the session", async || {

@@ -61,7 +61,7 @@ impl FromRequestParts<ApiState> for Viewer {
 }
 
 /// A viewer who is staff.
-pub(super) struct Staff;
+pub(super) struct Staff(pub(super) Viewer);
 
 impl FromRequestParts<ApiState> for Staff {
     type Rejection = ApiError;
@@ -72,7 +72,7 @@ impl FromRequestParts<ApiState> for Staff {
     ) -> Result<Self, Self::Rejection> {
         let viewer = Viewer::from_request_parts(parts, state).await?;
         if viewer.is_staff {
-            Ok(Self)
+            Ok(Self(viewer))
         } else {
             Err(ApiError::Forbidden("Only staff may do this.".into()))
         }

@@ -19,8 +19,9 @@ use crate::api::{NewApiKey, new_api_key};
 use crate::clock::{self, Clock as _, SystemClock};
 use crate::config::{
     AccessSettings, AddressSettings, BrokerSettings, ConsumeSettings, EventSettings,
-    LARGEST_EVENT_BYTES, LinkSettings, LivekitSettings, PlaceSettings, PriceSettings, Role,
-    SecretSettings, SilenceSettings, StoreSettings, SweepSettings, WebhookSettings,
+    LARGEST_EVENT_BYTES, LinkSettings, LivekitSettings, PlaceSettings, PriceSettings,
+    RetentionSettings, Role, SecretSettings, SilenceSettings, StoreSettings, SweepSettings,
+    WebhookSettings,
 };
 use crate::courier::{new_endpoint, new_secret};
 use crate::shutdown;
@@ -237,6 +238,7 @@ fn settings(folder: &Path, listen: SocketAddr) -> RunSettings {
         },
         sweep: SweepSettings { recording_deadline: Duration::from_mins(30) },
         silence: SilenceSettings { abandon_after: Duration::from_hours(6) },
+        retention: RetentionSettings { failure_retention: Duration::from_hours(24) },
         livekit: LivekitSettings::default(),
     }
 }

@@ -19,7 +19,7 @@ use super::topology::{self, DEAD_QUEUE, QUEUE};
 use super::{AmqpSettings, BrokerError, PART, answered, connect};
 use crate::finalize::Prepared;
 use crate::health::Health;
-use crate::intake::{Disposition, Intake, Patience, RawEvent, Ticket, dead_letter};
+use crate::intake::{Disposition, Intake, Patience, RawEvent, Ticket, dead_letter, headers};
 
 /// Dead letters are few, and each may be large.
 const DEAD_PREFETCH: u16 = 10;
@@ -171,7 +171,13 @@ impl Lane {
     }
 
     fn prepare(&self, delivery: Delivery) -> Prepared {
-        let event = RawEvent { bytes: Bytes::from(delivery.data), source: self.source.clone() };
+        let routed =
+            (delivery.exchange.as_str(), delivery.routing_key.as_str(), delivery.redelivered);
+        let event = RawEvent {
+            headers: headers::of_message(routed, &delivery.properties),
+            bytes: Bytes::from(delivery.data),
+            source: self.source.clone(),
+        };
         if self.queue != DEAD_QUEUE {
             return self.intake.prepare(event);
         }

@@ -65,7 +65,8 @@ impl Broker {
         let source: Arc<str> = "test".into();
         let mut refused = Vec::new();
         for bytes in events {
-            let event = RawEvent { bytes: bytes.clone(), source: Arc::clone(&source) };
+            let event =
+                RawEvent { bytes: bytes.clone(), source: Arc::clone(&source), headers: None };
             refused.extend(publisher.publish(event).await.unwrap());
         }
         refused.extend(publisher.finish().await.unwrap());

@@ -90,7 +90,7 @@ impl Inside {
 
     pub(crate) async fn take(&self, event: &Value) {
         let bytes = Bytes::from(event.to_string());
-        let event = RawEvent { bytes, source: "test".into() };
+        let event = RawEvent { bytes, source: "test".into(), headers: None };
         let taken = self.intake.take(vec![event], Patience::Wait).await;
         assert!(matches!(taken[..], [Disposition::Done { .. }]), "{taken:?}");
     }

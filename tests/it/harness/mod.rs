@@ -194,7 +194,7 @@ impl TestStore {
 /// An event as intake prepares it.
 pub(crate) fn prepared(event: &Value) -> Prepared {
     let bytes = serde_json::to_vec(event).unwrap().into();
-    prepared_raw(RawEvent { bytes, source: Arc::from("test") })
+    prepared_raw(RawEvent { bytes, source: Arc::from("test"), headers: None })
 }
 
 pub(crate) fn prepared_raw(event: RawEvent) -> Prepared {

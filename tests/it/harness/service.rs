@@ -260,6 +260,15 @@ impl Caller {
         self.post("application/x-ndjson", lines.join(&b'\n').into()).await
     }
 
+    /// Orders a replay of many failures.
+    pub(crate) async fn order_replay(&self, order: &Value) -> (StatusCode, Value) {
+        let request = Request::post(format!("{}/api/failures/replays/", self.url))
+            .header("x-api-key", &self.key)
+            .body(Full::from(order.to_string()));
+        let (status, mut body) = self.send(request.unwrap()).await;
+        (status, body["data"].take())
+    }
+
     async fn post(&self, content_type: &str, body: Bytes) -> (StatusCode, Value) {
         let request = Request::post(format!("{}/api/events/", self.url))
             .header("x-api-key", &self.key)

@@ -1,0 +1,199 @@
+//! What a transport says of an event beside its bytes, kept for the failure that it may become.
+//! Bounded, whatever it says, and without what proves who somebody is.
+
+use std::sync::Arc;
+
+use lapin::protocol::BasicProperties;
+use lapin::types::{AMQPValue, FieldTable};
+use serde_json::{Value, json};
+
+/// More headers are left out.
+const MOST: usize = 40;
+/// Longer values are cut, in bytes.
+const LONGEST: usize = 512;
+/// How deep lists and tables in a value are followed.
+const DEEPEST: usize = 3;
+/// So many elements of a list or a table are kept.
+const MOST_ELEMENTS: usize = 16;
+
+/// Never kept, however they are written.
+const SECRET: [&str; 5] =
+    ["authorization", "proxy-authorization", "x-api-key", "cookie", "set-cookie"];
+
+/// What of an HTTP request is worth keeping: an event's cause, and where it came from.
+const OF_HTTP: [&str; 8] = [
+    "content-type",
+    "content-length",
+    "content-encoding",
+    "user-agent",
+    "x-request-id",
+    "x-forwarded-for",
+    "traceparent",
+    "tracestate",
+];
+
+/// A JSON list of `{name, value}`; `None` if there is nothing.
+pub type Headers = Option<Arc<str>>;
+
+/// The headers of an HTTP request.
+pub fn of_http(headers: &http::HeaderMap) -> Headers {
+    let named = OF_HTTP.iter().filter_map(|name| {
+        let text = String::from_utf8_lossy(headers.get(*name)?.as_bytes()).into_owned();
+        Some(((*name).to_owned(), Value::String(text)))
+    });
+    list(named)
+}
+
+/// The properties and headers of a message, and how it was routed.
+pub(super) fn of_message(
+    (exchange, routing_key, is_redelivered): (&str, &str, bool),
+    properties: &BasicProperties,
+) -> Headers {
+    let text = |value: Option<&str>| value.map(|text| Value::String(text.to_owned()));
+    let property = |value: &Option<lapin::types::ShortString>| {
+        text(value.as_ref().map(lapin::types::ShortString::as_str))
+    };
+    let routed = [
+        ("exchange", text(Some(exchange))),
+        ("routing_key", text(Some(routing_key))),
+        ("redelivered", Some(Value::Bool(is_redelivered))),
+        ("message_id", property(properties.message_id())),
+        ("type", property(properties.kind())),
+        ("content_type", property(properties.content_type())),
+        ("correlation_id", property(properties.correlation_id())),
+        ("app_id", property(properties.app_id())),
+        ("timestamp", properties.timestamp().map(|seconds| json!(seconds))),
+    ];
+    let own = routed.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?)));
+    let table = properties.headers().as_ref().map(FieldTable::inner);
+    let others = table.into_iter().flatten();
+    let others = others.map(|(name, value)| (name.to_string(), value_of(value, 0)));
+    list(own.chain(others))
+}
+
+fn list(headers: impl Iterator<Item = (String, Value)>) -> Headers {
+    let kept = headers
+        .filter(|(name, _)| !SECRET.contains(&name.to_ascii_lowercase().as_str()))
+        .take(MOST)
+        .map(|(name, value)| json!({ "name": short(&name), "value": bounded(value) }));
+    let kept: Vec<Value> = kept.collect();
+    (!kept.is_empty()).then(|| Value::Array(kept).to_string().into())
+}
+
+/// The value as it is, if it is not too long.
+fn bounded(value: Value) -> Value {
+    match value {
+        Value::String(text) => Value::String(short(&text)),
+        // Numbers and booleans are short.
+        Value::Array(_) | Value::Object(_) if value.to_string().len() > 4 * LONGEST => {
+            Value::String(short(&value.to_string()))
+        }
+        other => other,
+    }
+}
+
+/// PostgreSQL's text cannot hold U+0000.
+fn short(text: &str) -> String {
+    let mut end = text.len().min(LONGEST);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    let cut = if end < text.len() { "…" } else { "" };
+    format!("{}{cut}", text[..end].replace('\0', "\u{FFFD}"))
+}
+
+fn value_of(value: &AMQPValue, depth: usize) -> Value {
+    let deeper = |value: &AMQPValue| value_of(value, depth + 1);
+    match value {
+        AMQPValue::Boolean(value) => json!(value),
+        AMQPValue::ShortShortInt(value) => json!(value),
+        AMQPValue::ShortShortUInt(value) => json!(value),
+        AMQPValue::ShortInt(value) => json!(value),
+        AMQPValue::ShortUInt(value) => json!(value),
+        AMQPValue::LongInt(value) => json!(value),
+        AMQPValue::LongUInt(value) => json!(value),
+        AMQPValue::LongLongInt(value) => json!(value),
+        AMQPValue::Timestamp(value) => json!(value),
+        AMQPValue::Float(value) => json!(value),
+        AMQPValue::Double(value) => json!(value),
+        AMQPValue::ShortString(text) => json!(short(text.as_str())),
+        AMQPValue::LongString(text) => json!(short(&text.to_string())),
+        AMQPValue::FieldArray(values) if depth < DEEPEST => {
+            values.as_slice().iter().take(MOST_ELEMENTS).map(deeper).collect()
+        }
+        AMQPValue::FieldTable(table) if depth < DEEPEST => {
+            let members = table.inner().iter().take(MOST_ELEMENTS);
+            let members = members
+                .filter(|(name, _)| !SECRET.contains(&name.as_str().to_ascii_lowercase().as_str()));
+            members.map(|(name, value)| (short(name.as_str()), deeper(value))).collect()
+        }
+        AMQPValue::FieldArray(_)
+        | AMQPValue::FieldTable(_)
+        | AMQPValue::ByteArray(_)
+        | AMQPValue::DecimalValue(_) => json!("…"),
+        AMQPValue::Void => Value::Null,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http::{HeaderMap, HeaderValue};
+
+    use super::*;
+
+    fn read(headers: &Headers) -> Value {
+        serde_json::from_str(headers.as_deref().unwrap()).unwrap()
+    }
+
+    #[test]
+    fn of_a_request_only_what_tells_of_the_event_is_kept() {
+        let mut headers = HeaderMap::new();
+        for (name, value) in [
+            ("authorization", "Bearer a.b.c"),
+            ("x-api-key", "sk_1"),
+            ("cookie", "session=1"),
+            ("user-agent", "worker/1.2"),
+            ("x-other", "1"),
+        ] {
+            headers.insert(name, HeaderValue::from_static(value));
+        }
+        headers.insert("x-request-id", HeaderValue::from_bytes(b"caf\xe9").unwrap());
+        let kept = read(&of_http(&headers));
+        let names: Vec<&str> =
+            kept.as_array().unwrap().iter().map(|one| one["name"].as_str().unwrap()).collect();
+        assert_eq!(names, ["user-agent", "x-request-id"]);
+        assert_eq!(kept[1]["value"], "caf\u{FFFD}");
+        assert_eq!(of_http(&HeaderMap::new()), None);
+    }
+
+    #[test]
+    fn a_message_tells_how_it_came_and_its_table_is_bounded() {
+        let mut table = FieldTable::default();
+        let mut deep = AMQPValue::Boolean(true);
+        for _ in 0..10 {
+            deep = AMQPValue::FieldArray(vec![deep].into());
+        }
+        table.insert("deep".into(), deep);
+        table.insert("Authorization".into(), AMQPValue::LongString("secret".into()));
+        table.insert("traceparent".into(), AMQPValue::LongString("00-1-2-01".into()));
+        table.insert("long".into(), AMQPValue::LongString("x\0".repeat(10_000).into()));
+        for index in 0..100 {
+            table.insert(format!("z{index}").into(), AMQPValue::LongInt(index));
+        }
+        let properties = BasicProperties::default()
+            .with_message_id("e1".into())
+            .with_timestamp(1_780_000_000)
+            .with_headers(table);
+        let kept = of_message(("voice.events", "session.ended", true), &properties).unwrap();
+        assert!(kept.len() < 8000 && !kept.contains("secret") && !kept.contains("\\u0000"));
+        let kept = read(&Some(kept));
+        let value = |name: &str| {
+            kept.as_array().unwrap().iter().find(|one| one["name"] == name).unwrap()["value"]
+                .clone()
+        };
+        assert_eq!(value("routing_key"), "session.ended");
+        assert_eq!((value("redelivered"), value("message_id")), (json!(true), json!("e1")));
+        assert_eq!(value("deep"), json!([[["…"]]]));
+        assert_eq!(kept.as_array().unwrap().len(), MOST);
+    }
+}
