@@ -280,7 +280,7 @@ impl Service {
         if let Some(intake) = &intake {
             parts.start_silence_sweep(intake.clone());
         }
-        parts.start_consumer(intake.as_ref(), bringing.clone());
+        parts.start_consumer(intake.clone().zip(replayer.clone()), bringing.clone());
         if let Some(listener) = listener {
             parts.start_api(listener, (intake, replayer, bringing), authenticator, origins);
         }
@@ -414,19 +414,18 @@ impl Parts<'_> {
     }
 
     /// The consumer, if there is a broker to consume from.
-    fn start_consumer(&mut self, intake: Option<&Intake>, bringing: Option<Bringing>) {
-        let (Some(url), Some(intake)) = (self.settings.consumed(), intake) else { return };
+    fn start_consumer(&mut self, takers: Option<(Intake, Replayer)>, bringing: Option<Bringing>) {
+        let (Some(url), Some(takers)) = (self.settings.consumed(), takers) else { return };
         let settings = AmqpSettings {
             url: url.to_owned(),
             prefetch: self.settings.consume.prefetch,
             is_declaring: !self.settings.broker.no_declare,
             hold_at_most: HOLD_AT_MOST,
         };
-        let (intake, shutdown) = (intake.clone(), self.shutdown.clone());
-        let health = Arc::clone(&self.health);
+        let (health, shutdown) = (Arc::clone(&self.health), self.shutdown.clone());
         self.tasks.spawn("consumer", async move {
             let _bringing = bringing;
-            amqp::run(settings, intake, health, shutdown).await
+            amqp::run(settings, takers, health, shutdown).await
         });
     }
 

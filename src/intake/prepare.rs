@@ -34,7 +34,8 @@ pub fn dead_letter(event: RawEvent, reason: &str, now: DateTime<Utc>) -> Prepare
     let RawEvent { bytes, source, headers } = event;
     let message = format!(
         "The broker gave up on this message ({reason}): it was handed out too often without being \
-         acknowledged; look for a worker that crashed on it, then send it again."
+         acknowledged. It was then to be tried once more, alone: if it is still a failure, look \
+         for a worker that died over it, then replay it by its id."
     );
     Prepared {
         change: Err(about(&bytes, Rejection::new(FailureCode::DeliveryLimit, message))),

@@ -12,8 +12,8 @@ use finalizer::event::FailureCode;
 use finalizer::finalize::{Change, Outcome, PriceBook, RecordingStatus, Session, Silence};
 use finalizer::intake::amqp::{self, AmqpSettings, HOLD_AT_MOST};
 use finalizer::intake::{
-    Intake, IntakeParts, IntakeWatch, NoDesk, Patience, RawEvent, SilenceParts, SilenceSweep,
-    WatchParts,
+    Intake, IntakeParts, IntakeWatch, NoDesk, Patience, RawEvent, Replayer, SilenceParts,
+    SilenceSweep, WatchParts,
 };
 use finalizer::store::{FailureFilter, IntakeState};
 use finalizer::webhook::EventType;
@@ -489,7 +489,9 @@ async fn who_says_that_it_has_caught_up_has_taken_what_was_waiting(test: TestSto
     broker.publish(&bytes_of(&waiting)).await;
     let clock = Arc::new(HandClock(Mutex::new(after(HOUR))));
     let shutdown = CancellationToken::new();
-    let (intake, taking) = Intake::new(intake_parts(&test, &clock), shutdown.clone());
+    let parts = intake_parts(&test, &clock);
+    let replayer = Replayer::new(parts.clone(), shutdown.clone());
+    let (intake, taking) = Intake::new(parts, shutdown.clone());
     tokio::spawn(taking);
     assert_eq!(intake.caught_up_at(), None);
     let settings = AmqpSettings {
@@ -498,8 +500,8 @@ async fn who_says_that_it_has_caught_up_has_taken_what_was_waiting(test: TestSto
         is_declaring: true,
         hold_at_most: HOLD_AT_MOST,
     };
-    let consuming =
-        tokio::spawn(amqp::run(settings, intake.clone(), Arc::default(), shutdown.clone()));
+    let takers = (intake.clone(), replayer);
+    let consuming = tokio::spawn(amqp::run(settings, takers, Arc::default(), shutdown.clone()));
     until("it says so", async || intake.caught_up_at().is_some()).await;
     for session_id in sessions {
         assert_eq!(read(&test, session_id).await.revision, 1);

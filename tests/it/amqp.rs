@@ -5,6 +5,7 @@ use std::collections::HashSet;
 use bytes::Bytes;
 use finalizer::clock::SystemClock;
 use finalizer::event::FailureCode;
+use finalizer::store::FailureState;
 use lapin::ExchangeKind;
 use lapin::options::{
     BasicGetOptions, BasicNackOptions, BasicPublishOptions, ExchangeDeclareOptions,
@@ -55,10 +56,15 @@ fn assert_told_once(receiver: &Receiver, sessions: &[Uuid]) {
     assert!(told == expected, "{} were told, {} there are", told.len(), expected.len());
 }
 
-async fn assert_dead_letter_is_kept(site: &Site, event: &Bytes) {
-    until("the dead letter is kept", async || !site.failures().await.is_empty()).await;
+/// It was kept as a failure, and tried once more.
+async fn assert_dead_letter_is_kept_and_taken(site: &Site, event: &Bytes) {
+    until("the dead letter is taken", async || {
+        let failures = site.failures().await;
+        failures.first().is_some_and(|failure| failure.state == FailureState::Replayed)
+    })
+    .await;
     let failures = site.failures().await;
-    assert_eq!(failures.len(), 1);
+    assert_eq!((failures.len(), failures[0].seen), (1, 1));
     assert_eq!(failures[0].rejection.code, FailureCode::DeliveryLimit);
     assert_eq!(failures[0].source, "amqp:finalizer.events.dead");
     let (_, raw) = site.test.store.failure(failures[0].failure_id).await.unwrap().unwrap();
@@ -78,8 +84,8 @@ async fn a_message_in_the_dead_queue_becomes_a_failure() {
         .basic_publish("".into(), DEAD_QUEUE.into(), options, &events[0], properties)
         .await
         .unwrap();
-    assert_dead_letter_is_kept(&site, &events[0]).await;
-    assert_eq!(site.finalized(&sessions).await, 0);
+    assert_dead_letter_is_kept_and_taken(&site, &events[0]).await;
+    assert_eq!(site.finalized(&sessions).await, 1);
     process.stop().await;
     assert!(site.broker().is_all_acknowledged().await);
 }
@@ -102,7 +108,7 @@ async fn a_message_that_was_handed_out_too_often_becomes_a_failure() {
     .await;
     assert_eq!(handed_out, 21, "twenty times are allowed");
     let process = site.start().await;
-    assert_dead_letter_is_kept(&site, &events[0]).await;
+    assert_dead_letter_is_kept_and_taken(&site, &events[0]).await;
     let failure = &site.failures().await[0];
     let because = &failure.rejection.message;
     assert!(because.contains("delivery_limit"), "{because}");

@@ -10,7 +10,9 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use crate::harness::service::Site;
-use crate::harness::{TestStore, ended, endpoint, fresh_id, on_both_stores, started, until};
+use crate::harness::{
+    TestStore, ended, endpoint, fresh_id, number, on_both_stores, started, until,
+};
 
 on_both_stores![
     an_operator_finds_mends_and_replays_a_failure,
@@ -173,13 +175,8 @@ fn five_codes(of_each: usize) -> (Vec<String>, Vec<Uuid>) {
     (lines, large)
 }
 
-#[expect(clippy::disallowed_methods, reason = "the test run is configured by its environment")]
-fn asked_count() -> usize {
-    std::env::var(COUNT).ok().and_then(|count| count.parse().ok()).unwrap_or(FAILURES)
-}
-
 async fn very_many_failures_are_replayed_through_the_death_of_who_replays_them(test: TestStore) {
-    let of_each = asked_count() / 5;
+    let of_each = number(COUNT, FAILURES) / 5;
     let pace = (of_each / 4).clamp(20, 400).to_string();
     test.store.add_endpoint(&endpoint()).await.unwrap();
     let site = Site::embedded(test).await.with("FINALIZER_ROLES", "api");

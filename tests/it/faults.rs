@@ -321,6 +321,7 @@ impl Consuming {
         let store = finalizer::store::open(database_url, OpenMode::Existing).await.unwrap();
         let stop = CancellationToken::new();
         let parts = parts(&store, Arc::<SystemClock>::default(), Arc::new(NoDesk));
+        let takers = Replayer::new(parts.clone(), stop.clone());
         let (intake, batches) = Intake::new(parts, stop.clone());
         tokio::spawn(batches);
         let settings = AmqpSettings {
@@ -329,7 +330,8 @@ impl Consuming {
             is_declaring: true,
             hold_at_most: Duration::from_secs(2),
         };
-        let ended = tokio::spawn(amqp::run(settings, intake, Arc::default(), stop.clone()));
+        let takers = (intake, takers);
+        let ended = tokio::spawn(amqp::run(settings, takers, Arc::default(), stop.clone()));
         Self { stop, ended }
     }
 }

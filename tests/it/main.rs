@@ -23,6 +23,7 @@ mod merge;
 mod migrations;
 mod oracle;
 mod player;
+mod poison;
 mod presigned;
 mod reading;
 mod recordings;

@@ -19,16 +19,22 @@ use super::topology::{self, DEAD_QUEUE, QUEUE};
 use super::{AmqpSettings, BrokerError, PART, answered, connect};
 use crate::finalize::Prepared;
 use crate::health::Health;
-use crate::intake::{Disposition, Intake, Patience, RawEvent, Ticket, dead_letter, headers};
+use crate::intake::{
+    Disposition, Intake, Patience, RawEvent, ReplayOrder, Replayer, Ticket, dead_letter, headers,
+};
+use crate::store::StoreError;
 
 /// Dead letters are few, and each may be large.
 const DEAD_PREFETCH: u16 = 10;
+
+/// A dead letter that takes longer holds up the next ones no more.
+const TRY_WITHIN: Duration = Duration::from_mins(1);
 
 /// Consumes until something goes wrong, or until `shutdown`: then stops consuming, waits for what
 /// is in hand, acknowledges it and closes.
 pub(super) async fn run(
     settings: &AmqpSettings,
-    intake: &Intake,
+    (intake, replayer): (&Intake, &Replayer),
     health: &Health,
     shutdown: &CancellationToken,
 ) -> Result<(), BrokerError> {
@@ -48,6 +54,7 @@ pub(super) async fn run(
         Lane::open(dead_letters, DEAD_QUEUE, intake.clone(), settings.hold_at_most).await?;
     health.well(PART);
     tracing::info!(amqp.queue = QUEUE, amqp.prefetch = settings.prefetch, "consuming");
+    dead.replayer = Some(replayer.clone());
     tokio::try_join!(main.run(shutdown), dead.run(shutdown))?;
     answered(connection.close(200, "done".into())).await
 }
@@ -72,6 +79,8 @@ struct Lane {
     /// When events last were answered, or there were none.
     answered_at: Instant,
     hold_at_most: Duration,
+    /// Tries what came once more: dead letters.
+    replayer: Option<Replayer>,
 }
 
 impl Lane {
@@ -99,6 +108,7 @@ impl Lane {
             answered,
             answered_at: Instant::now(),
             hold_at_most,
+            replayer: None,
         })
     }
 
@@ -113,6 +123,7 @@ impl Lane {
                     }
                 }
                 Some((tag, disposition)) = self.answered.recv() => {
+                    self.try_once_more(&disposition).await?;
                     self.settle(tag, &disposition);
                     self.acknowledge().await?;
                 }
@@ -190,11 +201,33 @@ impl Lane {
         dead_letter(event, &reason, self.intake.parts().clock.now())
     }
 
-    /// Notes an answer, and all others that are there.
+    /// Tries a dead letter that is kept once more, alone: it may have been handed out too often only
+    /// because of a neighbour. A mark of the attempt is committed before it, so that one which takes
+    /// the process with it is never tried again by itself.
+    async fn try_once_more(&self, disposition: &Disposition) -> Result<(), StoreError> {
+        let Disposition::Rejected { failure_id, .. } = disposition else { return Ok(()) };
+        let Some(replayer) = &self.replayer else { return Ok(()) };
+        let order = ReplayOrder {
+            by: "finalizer".into(),
+            is_superseding: false,
+            instead: None,
+            is_named: false,
+        };
+        match tokio::time::timeout(TRY_WITHIN, replayer.replay(*failure_id, order)).await {
+            Ok(Ok(Ok(_) | Err(_))) => {}
+            Ok(Err(error)) => return Err(error),
+            Err(_) => tracing::error!(failure.id = %failure_id, "a dead letter hangs"),
+        }
+        Ok(())
+    }
+
+    /// Notes an answer, and all others that are there; each dead letter is tried first.
     fn settle(&mut self, tag: u64, disposition: &Disposition) {
         self.answered_at = Instant::now();
         self.note(tag, disposition);
-        while let Ok((tag, disposition)) = self.answered.try_recv() {
+        while self.replayer.is_none()
+            && let Ok((tag, disposition)) = self.answered.try_recv()
+        {
             self.note(tag, &disposition);
         }
     }
@@ -224,7 +257,11 @@ impl Lane {
         while !self.ledger.is_empty() {
             match tokio::time::timeout_at(deadline, self.answered.recv()).await {
                 Ok(Some((_, Disposition::Retry)) | None) | Err(_) => break,
-                Ok(Some((tag, disposition))) => self.settle(tag, &disposition),
+                // A dead letter that cannot be tried now is left to the broker.
+                Ok(Some((tag, disposition))) => match self.try_once_more(&disposition).await {
+                    Ok(()) => self.settle(tag, &disposition),
+                    Err(_) => break,
+                },
             }
             self.acknowledge().await?;
         }

@@ -18,7 +18,7 @@ use std::time::Duration;
 use lapin::uri::AMQPUri;
 use tokio_util::sync::CancellationToken;
 
-use super::Intake;
+use super::{Intake, Replayer};
 use crate::backoff::Backoff;
 use crate::clock::chance;
 use crate::health::Health;
@@ -79,10 +79,11 @@ const PART: &str = "consumer";
 const ANSWER_WITHIN: Duration = Duration::from_secs(10);
 
 /// Consumes until `shutdown`, through every outage of the broker and the database. Ends with an
-/// error only if trying again cannot help. `health` is told whether events are consumed.
+/// error only if trying again cannot help. `health` is told whether events are consumed; `replayer`
+/// tries dead letters once more.
 pub async fn run(
     settings: AmqpSettings,
-    intake: Intake,
+    (intake, replayer): (Intake, Replayer),
     health: Arc<Health>,
     shutdown: CancellationToken,
 ) -> Result<(), BrokerError> {
@@ -90,7 +91,7 @@ pub async fn run(
     health.ill(PART, "Events are not consumed yet.");
     loop {
         let started = tokio::time::Instant::now();
-        let ended = generation::run(&settings, &intake, &health, &shutdown).await;
+        let ended = generation::run(&settings, (&intake, &replayer), &health, &shutdown).await;
         let Err(error) = ended else { return Ok(()) };
         health.ill(PART, "Events are not consumed: the broker or the database is away.");
         if matches!(error, BrokerError::BadUrl(_) | BrokerError::Refused(_)) {

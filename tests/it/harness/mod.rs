@@ -37,6 +37,12 @@ pub(crate) struct TestStore {
     _folder: Option<tempfile::TempDir>,
 }
 
+/// A number that the test run may set, or the usual one.
+#[expect(clippy::disallowed_methods, reason = "the test run is configured by its environment")]
+pub(crate) fn number(name: &str, usual: usize) -> usize {
+    std::env::var(name).map_or(usual, |text| text.parse().expect("a number"))
+}
+
 /// A setting of the test run, which must be there: a skipped half would look like success.
 #[expect(clippy::disallowed_methods, reason = "the test run is configured by its environment")]
 pub(crate) fn setting(name: &str) -> String {
