@@ -10,6 +10,7 @@ mod api_scoping;
 mod api_webhooks;
 mod architecture;
 mod calls;
+mod claims;
 mod cli;
 mod faults;
 mod harness;
