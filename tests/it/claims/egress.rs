@@ -73,9 +73,9 @@ pub(crate) fn check_merging(one: &Egress, other: &Egress, third: &Egress) {
     assert_eq!(merge(&both, other), both, "nor do late copies");
     assert_eq!(merge(other, one), both, "order does not matter");
     assert_eq!(merge(&both, third), merge(one, &merge(other, third)), "nor do groups");
-    let is_ready = |egress| egress_outcome(egress) == Some(EventType::RecordingReady);
+    let is_ready = |egress: &Egress| egress_outcome(egress) == Some(EventType::RecordingReady);
     assert_eq!(is_ready(&both), is_ready(one) || is_ready(other), "READY is never undone");
-    let is_over = |egress| egress_outcome(egress).is_some();
+    let is_over = |egress: &Egress| egress_outcome(egress).is_some();
     assert_eq!(is_over(&both), is_over(one) || is_over(other), "nor is an end");
     let is_later = |one: &Egress, other: &Egress| {
         is_ready(one) == is_ready(other)
