@@ -9,6 +9,17 @@ fn told(most: usize) -> impl Strategy<Value = Vec<Told>> {
     prop::collection::vec(any::<[u8; 4]>().prop_map(Told::any), 0..most)
 }
 
+/// The room led to the call while it went on, and its end names the egress itself.
+#[test]
+fn a_stronger_clue_counts_even_if_it_leads_to_the_same_session() {
+    let told = [
+        Told::Started { call: 0, variant: 0, owner: 0 },
+        Told::Recording { call: 0, egress: 0, status: 1, updated: 0, named: None },
+    ];
+    check_orders(&told, &[]);
+    check_batch(&told, &[Told::Started { call: 0, variant: 1, owner: 0 }]);
+}
+
 proptest! {
     #[test]
     fn a_batch_is_the_same_as_its_events_one_by_one(before in told(4), batch in told(12)) {
