@@ -66,7 +66,13 @@ pub fn check_merge(bytes: &[u8]) {
 pub fn check_egress(bytes: &[u8]) {
     let mut reports = reports(bytes);
     if reports.is_empty() {
-        reports = bytes.as_chunks().0.iter().take(8).map(|chunk| claims::egress::report(*chunk)).collect();
+        reports = bytes
+            .as_chunks()
+            .0
+            .iter()
+            .take(8)
+            .map(|chunk| claims::egress::report(*chunk))
+            .collect();
     }
     for egress in &mut reports {
         "EG_1".clone_into(&mut egress.egress_id);
@@ -106,15 +112,16 @@ pub fn check_address(bytes: &[u8]) {
     }
     let mut unstructured = Unstructured::new(bytes);
     while !unstructured.is_empty() {
-        let Ok((network, length, address)) = unstructured.arbitrary::<(IpAddr, u8, IpAddr)>() else {
+        let Ok((network, length, address)) = unstructured.arbitrary::<(IpAddr, u8, IpAddr)>()
+        else {
             return;
         };
         let bits = if network.is_ipv4() { 33 } else { 129 };
         let network = IpNet::new(network, length % bits).expect("it has so many bits").trunc();
         let near = match (network.network(), address) {
-            (IpAddr::V4(start), IpAddr::V4(within)) => {
-                IpAddr::from(Ipv4Addr::from(u32::from(start) ^ (u32::from(within) >> (length % 32))))
-            }
+            (IpAddr::V4(start), IpAddr::V4(within)) => IpAddr::from(Ipv4Addr::from(
+                u32::from(start) ^ (u32::from(within) >> (length % 32)),
+            )),
             (IpAddr::V4(start), IpAddr::V6(_)) => start.to_ipv6_mapped().into(),
             (IpAddr::V6(start), IpAddr::V6(within)) => {
                 Ipv6Addr::from(u128::from(start) ^ (u128::from(within) >> (length % 128))).into()

@@ -294,10 +294,10 @@ impl World {
 }
 
 /// Checks that a batch is the same as its events one by one, on top of any others.
-pub(crate) fn check_batch(before: &[Told], batch: &[Told]) {
+pub(crate) fn check_batch(before: &[Told], told: &[Told]) {
     let prepare =
         |told: &[Told]| -> Vec<Prepared> { told.iter().map(|told| told.prepared()).collect() };
-    let (before, batch) = (prepare(before), prepare(batch));
+    let (before, batch) = (prepare(before), prepare(told));
     let mut together = World::default();
     together.take(&before);
     let mut alone = together.clone();
@@ -306,13 +306,21 @@ pub(crate) fn check_batch(before: &[Told], batch: &[Told]) {
         batch.iter().flat_map(|event| alone.take(std::slice::from_ref(event))).collect();
     assert_eq!(outcomes, one_by_one);
     assert_eq!(together.clone().unversioned(), alone.unversioned());
-    let mut again = together.clone();
-    for (outcome, first) in again.take(&batch).iter().zip(&outcomes) {
+    let is_sweep = |told: &Told| matches!(told, Told::Stored { .. } | Told::GivenUp { .. });
+    if !told.iter().any(is_sweep) {
+        check_again(&together, &batch, &outcomes);
+    }
+}
+
+/// Copies of what is taken have no effect. What the sweep finds is no event: it may come to have one.
+fn check_again(world: &World, batch: &[Prepared], outcomes: &[Outcome]) {
+    let mut again = world.clone();
+    for (outcome, first) in again.take(batch).iter().zip(outcomes) {
         let is_repeated = matches!(outcome, Outcome::Finalized(_))
             || matches!((outcome, first), (Outcome::Failed { .. }, Outcome::Finalized(_)));
         assert!(!is_repeated, "what came once has no effect any more: {first:?}, {outcome:?}");
     }
-    assert_eq!(again.messages, together.messages, "and nothing is told again");
+    assert_eq!(again.messages, world.messages, "and nothing is told again");
 }
 
 /// Checks that events which do not contradict each other lead to one state, whatever their order:
