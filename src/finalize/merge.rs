@@ -453,9 +453,11 @@ impl Merge<'_> {
         for egress_id in waiting {
             let Some(mut row) = self.world.egresses.get(&egress_id).cloned() else { continue };
             let left = row.session_id;
-            if self.find_session(&mut row, Some(session_id)) {
-                let joined = row.session_id;
-                self.world.egresses.insert(egress_id.clone(), row);
+            let is_moved = self.find_session(&mut row, Some(session_id));
+            let joined = row.session_id;
+            // A stronger clue to the same session is news, too.
+            self.world.egresses.insert(egress_id.clone(), row);
+            if is_moved {
                 for touched in [left, joined].into_iter().flatten().filter(|id| *id != session_id) {
                     self.settle(touched);
                     self.tell_recording(touched, &egress_id);

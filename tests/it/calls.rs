@@ -1,16 +1,18 @@
 //! From bytes to what customers read: real reports and histories finalize to the numbers that
 //! were worked out by hand, and nothing that decode takes makes the rest panic.
 
+use std::net::{Ipv4Addr, Ipv6Addr};
+
 use chrono::{DateTime, Utc};
 use finalizer::event::{Event, FailureCode, Rejection, decode, egress_from_slice};
-use finalizer::finalize::{
-    PriceBook, Session, finalize, full_payload, session_data, settle_recording, start, thin_payload,
-};
-use finalizer::webhook::EventType;
+use finalizer::finalize::{PriceBook, Session, finalize, session_data, settle_recording};
+use ipnet::IpNet;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
-use crate::harness::noon;
+use crate::claims;
+use crate::claims::decode::check_rejection;
+use crate::claims::finalize::check_transcript;
 
 fn fixture(path: &str) -> Value {
     let path = format!("{}/tests/fixtures/{path}.json", env!("CARGO_MANIFEST_DIR"));
@@ -225,7 +227,7 @@ fn what_cannot_be_finalized_says_what_to_change() {
         (backwards_rejection, backwards),
         (usage_rejection, usage),
     ] {
-        check_rejection(&rejection, &event);
+        check_rejection(&rejection, event.to_string().as_bytes());
     }
 }
 
@@ -252,54 +254,6 @@ fn each_line_of_the_bad_file_fails_as_it_is_meant_to() {
         None,
     ];
     assert_eq!(codes, expected);
-}
-
-/// What holds for every transcript.
-fn check_transcript(data: &Value) {
-    let turns = data["transcript"].as_array().unwrap();
-    assert_eq!(data["turn_count"], turns.len());
-    let mut last = 0.0;
-    for (index, turn) in turns.iter().enumerate() {
-        assert_eq!(turn["turn_index"], index);
-        let ts = turn["ts"].as_f64().unwrap();
-        assert!(ts >= last, "ts never falls");
-        last = ts;
-        let text = turn["text"].as_str().unwrap();
-        assert!(!text.is_empty() && !text.contains('\0') && text.trim() == text);
-    }
-    let text = data["transcript_text"].as_str().unwrap();
-    assert_eq!(text.lines().count(), turns.len());
-}
-
-/// What holds for every rejection.
-fn check_rejection(rejection: &Rejection, event: &Value) {
-    let Rejection { message, pointer, .. } = rejection;
-    assert!(message.ends_with('.') && message.len() < 400, "{rejection:?}");
-    assert!(message.starts_with(char::is_uppercase), "{rejection:?}");
-    let pointer = pointer.as_deref().unwrap();
-    let parent = pointer.rsplit_once('/').map_or("", |(parent, _)| parent);
-    let place = event.pointer(pointer).or(event.pointer(parent));
-    assert!(place.is_some(), "{rejection:?}");
-}
-
-fn check_session(session: &Session) {
-    let shown: Value = serde_json::from_str(session_data(session, Some("u")).get()).unwrap();
-    check_transcript(&shown);
-    assert!(session.duration_ms >= 0 && session.cost_micros >= 0);
-    assert!(session.interruption_count >= 0 && session.stt_audio_ms >= 0);
-    let digits = shown["estimated_cost_usd"].as_str().unwrap().split_once('.').unwrap().1;
-    assert_eq!(digits.len(), 6);
-    for egress_id in [None, Some("EG_1")] {
-        let event_type = EventType::SessionFinalized;
-        let bodies = [
-            thin_payload(event_type, noon(), session, egress_id, "http://h"),
-            full_payload(event_type, noon(), session, egress_id, "http://h"),
-        ];
-        for body in bodies {
-            let body: Value = serde_json::from_slice(&body).unwrap();
-            assert_eq!(body["data"]["session_id"], shown["session_id"]);
-        }
-    }
 }
 
 fn fixtures() -> Vec<Value> {
@@ -384,25 +338,55 @@ proptest! {
 
     #[test]
     fn whatever_decode_takes_is_finalized_or_refused_and_shown(text in any_mutated_fixture()) {
-        let prices = PriceBook::builtin();
-        match decode(text.as_bytes()) {
-            Err(_) | Ok(Event::Checkpoint(_) | Event::Room(_)) => {}
-            Ok(Event::Started(started)) => check_session(&start(&started)),
-            Ok(Event::Ended(ended)) => match finalize(&ended, &prices) {
-                Ok(session) => check_session(&session),
-                Err(rejection) => {
-                    // Lone surrogates and U+0000 are no text for `Value`.
-                    if let Ok(event) = serde_json::from_str(&text) {
-                        check_rejection(&rejection, &event);
-                    }
-                }
-            },
-            Ok(Event::Recording(updated)) => {
-                let mut session = finalized(&event("report_no_speech", 1_795_353_660.0)).unwrap();
-                session.recording =
-                    settle_recording(&session, &[updated.egress], "file:///var/recordings");
-                check_session(&session);
-            }
+        claims::decode::check(text.as_bytes());
+        claims::finalize::check(text.as_bytes(), &PriceBook::builtin());
+    }
+
+    #[test]
+    fn no_damage_to_an_event_makes_it_two_events(
+        text in any_mutated_fixture(),
+        place in any::<prop::sample::Index>(),
+        inserted in prop::collection::vec(any::<u8>(), 0..4),
+        removed in 0..4_usize,
+    ) {
+        let mut bytes = text.into_bytes();
+        let place = place.index(bytes.len());
+        let end = bytes.len().min(place + removed);
+        bytes.splice(place..end, inserted);
+        claims::decode::check(&bytes);
+        claims::finalize::check(&bytes, &PriceBook::builtin());
+    }
+
+    #[test]
+    fn what_is_known_of_an_egress_can_be_sent_again(text in any_mutated_fixture()) {
+        if let Ok(event) = serde_json::from_str::<Value>(&text) {
+            claims::egress::read(event["egress"].to_string().as_bytes());
+        }
+    }
+
+    #[test]
+    fn no_url_leads_inside(
+        userinfo in "([a-z:@]{0,3}@)?",
+        host in "([0-9]{1,3}\\.){0,3}[0-9a-fx]{1,10}|\\[(64:ff9b|2002|fd00|::ffff)?(::?[0-9a-f.]{1,8}){0,4}\\]|[a-z%0-9.]{0,12}",
+        rest in "(:[0-9]{0,5})?(/[ -~]{0,20})?",
+    ) {
+        for scheme in ["https://", "http://", "https:"] {
+            claims::address::check_url(&format!("{scheme}{userinfo}{host}{rest}"));
+        }
+    }
+
+    #[test]
+    fn no_address_inside_may_be_called(
+        bits in any::<u128>(),
+        start in prop::sample::select(vec![0, 0xffff_u128, 0x64_ff9b << 64, 0x2002 << 80]),
+        length in 0..=32_u8,
+    ) {
+        let low = u32::try_from(bits & 0xffff_ffff).unwrap();
+        let network = IpNet::new(Ipv4Addr::from(low ^ 1).into(), length).unwrap();
+        let embedding = Ipv6Addr::from((start << 32) | u128::from(low));
+        for address in [Ipv4Addr::from(low).into(), Ipv6Addr::from(bits).into(), embedding.into()] {
+            claims::address::check_address(address);
+            claims::address::check_allowed(network, address);
         }
     }
 }

@@ -12,6 +12,8 @@ mod api_scoping;
 mod api_webhooks;
 mod architecture;
 mod calls;
+mod claimed;
+mod claims;
 mod cli;
 mod cli_failures;
 mod failures;
