@@ -15,8 +15,8 @@ use crate::harness::proxy::Proxy;
 use crate::harness::service::Site;
 use crate::harness::{bytes_of, ended, fresh_id, number, postgres, until};
 
-/// What tells the poison from all others, on its way to the database.
-const POISON: &str = "a room that no worker survives";
+/// What tells the poison's session, on its way to the database, from all others and from its event.
+const POISON: &str = r#""text":"poison","turn_index""#;
 
 /// The variable that says how many good messages there are.
 const COUNT: &str = "FINALIZER_TEST_POISON";
@@ -64,7 +64,7 @@ fn calls(count: usize) -> (Uuid, Vec<Uuid>, Vec<Bytes>) {
     let mut events: Vec<_> = sessions.iter().copied().map(ended).collect();
     let poison = fresh_id();
     let mut event = ended(poison);
-    event["room_name"] = json!(POISON);
+    event["messages"][0]["text"] = json!("poison");
     events.insert(count / 2, event);
     (poison, sessions, bytes_of(&events))
 }
