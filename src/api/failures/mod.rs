@@ -263,12 +263,13 @@ fn refused(refusal: &Refusal) -> ApiError {
 
 /// Whether to supersede, whether to try out only, and the event to take instead: its very bytes.
 fn read_order(body: &Bytes) -> Result<(bool, bool, Option<Bytes>), ApiError> {
-    let mut members: BTreeMap<String, &RawValue> = if body.is_empty() {
-        BTreeMap::new()
+    let members: Option<BTreeMap<String, &RawValue>> = if body.is_empty() {
+        None
     } else {
         serde_json::from_slice(body)
             .map_err(|error| ApiError::invalid("body", format!("This is no object: {error}.")))?
     };
+    let mut members = members.unwrap_or_default();
     let with = members.remove("with").map(RawValue::get).filter(|text| *text != "null");
     let value = |text: &str| serde_json::from_str(text).unwrap_or_default();
     let given: Map<String, Value> =
