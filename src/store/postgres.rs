@@ -38,6 +38,8 @@ use super::{
     Store, StoreError, Taken, Terms, Unjoined, Walked, record, recording, redelivery, sql, take,
     within,
 };
+#[cfg(feature = "crash-points")]
+use crate::crash::{self, Defect};
 use crate::event::FailureCode;
 use crate::finalize::{JoinedBy, JoinedEgress, NewMessage, Session, Totals};
 use crate::webhook::{MessageId, PayloadKind, RateLimit};
@@ -264,6 +266,15 @@ const RECORD: &str = "WITH result AS (
         FROM result JOIN changed USING (delivery_id)
         ON CONFLICT DO NOTHING)
     SELECT delivery_id FROM changed";
+
+/// What records results, with the defect that the process was given.
+#[cfg(feature = "crash-points")]
+fn record_statement() -> String {
+    let held = "deliveries.process_id = $1 ";
+    assert!(RECORD.contains(held), "the defect is one");
+    let instead = if crash::has(Defect::RecordWithoutLease) { "$1::uuid IS NOT NULL " } else { held };
+    RECORD.replace(held, instead)
+}
 
 /// Binds one array for each column of a batch.
 macro_rules! bind_columns {
@@ -736,7 +747,11 @@ impl Transaction for Writing {
     ) -> Result<Vec<Uuid>, StoreError> {
         let of = |result: &AttemptResult| result.next.as_row();
         let is_final = |result: &AttemptResult| of(result).0 != DeliveryState::Pending;
-        let query = query_scalar(RECORD).bind(process);
+        #[cfg(not(feature = "crash-points"))]
+        let statement = RECORD;
+        #[cfg(feature = "crash-points")]
+        let statement = sqlx::AssertSqlSafe(record_statement());
+        let query = query_scalar(statement).bind(process);
         bind_columns!(
             query,
             results,

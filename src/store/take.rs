@@ -12,6 +12,7 @@ use super::transaction::{
 };
 use super::{Batch, HandOff, Owed, StoreError, Taken, Terms, Unjoined};
 use crate::clock::new_id;
+use crate::crash::{self, Point};
 use crate::finalize::{
     Change, JoinedBy, JoinedEgress, Outcome, Plan, Prepared, Session, Snapshot, plan,
 };
@@ -79,7 +80,16 @@ async fn take_once(
         return Ok(None);
     };
     reserved.is_committing = true;
+    crash::point(Point::BeforeCommit);
+    #[cfg(feature = "crash-points")]
+    let owed = if crash::has(crash::Defect::DeliverBeforeCommit) {
+        terms.desk.accept_early(owed);
+        Vec::new()
+    } else {
+        owed
+    };
     tx.commit().await?;
+    crash::point(Point::AfterCommit);
     reserved.places.clear();
     let unjoined = Unjoined {
         sessions: plan.joinable_sessions,
