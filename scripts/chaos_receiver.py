@@ -31,13 +31,14 @@ class Receiver:
         """One connection; it may carry many webhooks."""
         try:
             while (request := await read_message(reader)) is not None:
-                await self.take(*request, writer)
+                await self.take(request, reader, writer)
         except (OSError, asyncio.IncompleteReadError, ValueError):
             pass
         finally:
             writer.close()
 
-    async def take(self, _, headers, body, writer):
+    async def take(self, request, reader, writer):
+        _, headers, body = request
         arrived = time.time()
         behaviour = self.behaviour.read_text().strip() if self.behaviour.exists() else "ok"
         line = {
@@ -52,7 +53,8 @@ class Receiver:
         if line["verified"] and behaviour in ("ok", "slow_ok", "hang"):
             line["read"] = await self.read_session(line["session_id"])
             status = 204 if line["read"] == 200 else 503
-        line["answer"] = 0 if behaviour == "reset" else status
+        # Who has hung up meanwhile gets no answer.
+        line["answer"] = 0 if behaviour == "reset" or reader.at_eof() else status
         self.log.write(json.dumps(line) + "\n")
         if behaviour == "reset":
             writer.transport.abort()

@@ -272,7 +272,8 @@ const RECORD: &str = "WITH result AS (
 fn record_statement() -> String {
     let held = "deliveries.process_id = $1 ";
     assert!(RECORD.contains(held), "the defect is one");
-    let instead = if crash::has(Defect::RecordWithoutLease) { "$1::uuid IS NOT NULL " } else { held };
+    let instead =
+        if crash::has(Defect::RecordWithoutLease) { "$1::uuid IS NOT NULL " } else { held };
     RECORD.replace(held, instead)
 }
 
@@ -291,7 +292,7 @@ pub struct Postgres {
     installation: Uuid,
 }
 
-/// How long a connection may take to come.
+/// How long a connection may take to come, and to answer when it is given back.
 const CONNECT_WITHIN: Duration = Duration::from_secs(5);
 
 /// For statements that take as long as the tables are.
@@ -300,6 +301,7 @@ const NO_TIMEOUT: Duration = Duration::ZERO;
 /// Connects, and makes sure that what is committed here stays committed.
 async fn connect(url: &str, statement_timeout: Duration) -> Result<PgPool, StoreError> {
     let timeout_ms = statement_timeout.as_millis().to_string();
+    let silence_ms = super::DEADLINE.as_millis().to_string();
     let options = PgConnectOptions::from_str(url)
         .map_err(|error| StoreError::Broken(error.into()))?
         .application_name("finalizer")
@@ -308,10 +310,27 @@ async fn connect(url: &str, statement_timeout: Duration) -> Result<PgPool, Store
             ("synchronous_commit", "on"),
             ("statement_timeout", timeout_ms.as_str()),
             ("jit", "off"),
+            // A process that has gone silent in a transaction locks sessions that others have
+            // events of; on its own PostgreSQL would wait for it for hours.
+            ("idle_in_transaction_session_timeout", timeout_ms.as_str()),
+            ("tcp_user_timeout", silence_ms.as_str()),
+            ("tcp_keepalives_idle", "5"),
+            ("tcp_keepalives_interval", "2"),
+            ("tcp_keepalives_count", "3"),
         ]);
     require_primary(&options).await?;
     let pool = PgPoolOptions::new().max_connections(12).acquire_timeout(CONNECT_WITHIN);
+    let pool = pool.after_release(|connection, _| Box::pin(is_answering(connection)));
     Ok(pool.connect_lazy_with(options))
+}
+
+/// Whether a connection may be used again. The pool asks by itself, but for as long as it takes:
+/// connections whose network is silent would keep their places in it for ever.
+async fn is_answering(connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
+    match tokio::time::timeout(CONNECT_WITHIN, connection.ping()).await {
+        Ok(answer) => answer.map(|()| true),
+        Err(_) => Err(sqlx::Error::Io(std::io::ErrorKind::TimedOut.into())),
+    }
 }
 
 /// Asks with a connection of its own: a pool tries again until its time is up, and then does not
@@ -558,7 +577,8 @@ pub(super) fn failed(error: sqlx::Error) -> StoreError {
         // Connection, transaction rollback (deadlock), resources, locks, operator intervention
         // (shutdown, time-out), system errors; a standby that was a primary a moment ago.
         "08" | "40" | "53" | "55" | "57" | "58" => StoreError::Transient(error.into()),
-        _ if code == "25006" => StoreError::Transient(error.into()),
+        // Nor was a transaction that went on too slowly for PostgreSQL to wait for it.
+        _ if code == "25006" || code == "25P03" => StoreError::Transient(error.into()),
         _ => StoreError::Broken(error.into()),
     }
 }
