@@ -163,8 +163,9 @@ async fn a_process_that_has_gone_silent_in_a_transaction_does_not_hold_up_the_ot
 async fn connections_that_nobody_hears_of_again_are_replaced() {
     let (site, database) = site_behind_a_network(false).await;
     let process = site.start().await;
-    let mut other = sqlx::PgConnection::connect(&site.test.url).await.unwrap();
-    let mut locked = other.begin().await.unwrap();
+    let mut watching = sqlx::PgConnection::connect(&site.test.url).await.unwrap();
+    let mut locking = sqlx::PgConnection::connect(&site.test.url).await.unwrap();
+    let mut locked = locking.begin().await.unwrap();
     sqlx::query("LOCK TABLE api_keys").execute(&mut *locked).await.unwrap();
     // More than a process has connections; each waits for the lock.
     let callers = (0..20).map(|_| {
@@ -175,7 +176,7 @@ async fn connections_that_nobody_hears_of_again_are_replaced() {
     until("every connection is in use", async || {
         let waiting = "SELECT count(*) FROM pg_stat_activity
             WHERE datname = current_database() AND wait_event_type = 'Lock'";
-        sqlx::query_scalar::<_, i64>(waiting).fetch_one(&mut *locked).await.unwrap() == 12
+        sqlx::query_scalar::<_, i64>(waiting).fetch_one(&mut watching).await.unwrap() == 12
     })
     .await;
     database.abandon();
