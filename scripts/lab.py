@@ -76,8 +76,8 @@ class Lab:
         self.databases.append(database)
         return database
 
-    def start(self, name, command, environment):
-        process = Process(name, command, environment, self.folder)
+    def start(self, name, command, environment, stdin=subprocess.DEVNULL):
+        process = Process(name, command, environment, self.folder, stdin)
         self.processes.append(process)
         return process
 
@@ -90,8 +90,9 @@ class Lab:
 class Process:
     """Something we started; its output is in a file."""
 
-    def __init__(self, name, command, environment, folder):
+    def __init__(self, name, command, environment, folder, stdin=subprocess.DEVNULL):
         self.name = name
+        self.stdin = stdin
         self.command = [str(part) for part in command]
         self.environment = environment
         self.folder = folder
@@ -102,7 +103,7 @@ class Process:
     def start(self):
         with open(self.log, "ab") as log:
             self.running = subprocess.Popen(
-                self.command, env=self.environment, cwd=self.folder, stdin=subprocess.DEVNULL,
+                self.command, env=self.environment, cwd=self.folder, stdin=self.stdin,
                 stdout=log, stderr=log,
             )
         self.pid = self.running.pid

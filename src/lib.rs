@@ -15,7 +15,8 @@
 //! - [`api`]: what customers read
 //! - [`cli`]: the commands
 //!
-//! Beside them: [`config`], [`clock`], [`backoff`], [`secrets`], [`health`], [`shutdown`], [`telemetry`].
+//! Beside them: [`config`], [`clock`], [`backoff`], [`secrets`], [`health`], [`shutdown`], [`telemetry`],
+//! and `crash`, with which the fault suite makes a process die where it hurts.
 
 pub mod api;
 pub mod backoff;
@@ -23,6 +24,7 @@ pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod courier;
+mod crash;
 pub mod event;
 pub mod finalize;
 pub mod health;

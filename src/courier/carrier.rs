@@ -16,6 +16,7 @@ use super::directory::{Addressee, Directory, Opened};
 use super::queue::{Job, Pace};
 use super::recorder::Entry;
 use crate::clock;
+use crate::crash::{self, Point};
 use crate::shutdown::panic_text;
 use crate::store::{Attempt, AttemptResult, Cause, Next, Verdict};
 use crate::webhook::next_attempt;
@@ -111,6 +112,9 @@ impl Carrier {
         };
         let deadline = addressee.timeout.min(self.longest_attempt);
         let posted = attempt::send(&self.client, letter, started_at, deadline).await;
+        if posted.status.is_some() {
+            crash::point(Point::AfterPost);
+        }
         let now = self.office.clock.now();
         let answer = Answer::of(&posted, now);
         let next = match answer {

@@ -65,6 +65,7 @@ impl Heart {
         let now = self.office.clock.now();
         let process = clock::new_id(now);
         self.office.store.enter(process, now, alive_until(now)).await?;
+        tracing::info!(process.id = %process, "delivering");
         Ok(Life { process, until })
     }
 

@@ -497,6 +497,10 @@ pub trait HandOff: Send + Sync {
     /// Whether a transaction committed is not known, so deliveries may be held under this id
     /// that nobody knows of: take a new id, and let others rescue them.
     fn disown(&self, process_id: Uuid);
+
+    /// Takes deliveries that nobody has committed: a defect that the fault suite must find.
+    #[cfg(feature = "crash-points")]
+    fn accept_early(&self, _owed: Vec<Owed>) {}
 }
 
 /// Events to take together.

@@ -40,6 +40,8 @@ use super::{
     Store, StoreError, Taken, Terms, Tried, Unjoined, Walked, failures, record, recording,
     redelivery, replays, sql, take, within,
 };
+#[cfg(feature = "crash-points")]
+use crate::crash::{self, Defect};
 use crate::event::FailureCode;
 use crate::finalize::{
     Bill, FinishedRoom, JoinedBy, JoinedEgress, NewMessage, Prepared, Repriced, Session, Silence,
@@ -309,6 +311,16 @@ const RECORD: &str = "WITH result AS (
         ON CONFLICT DO NOTHING)
     SELECT delivery_id FROM changed";
 
+/// What records results, with the defect that the process was given.
+#[cfg(feature = "crash-points")]
+fn record_statement() -> String {
+    let held = "deliveries.process_id = $1 ";
+    assert!(RECORD.contains(held), "the defect is one");
+    let instead =
+        if crash::has(Defect::RecordWithoutLease) { "$1::uuid IS NOT NULL " } else { held };
+    RECORD.replace(held, instead)
+}
+
 /// Binds one array for each column of a batch.
 macro_rules! bind_columns {
     ($query:expr, $rows:expr, $($column:expr),+ $(,)?) => {
@@ -324,7 +336,7 @@ pub struct Postgres {
     installation: Uuid,
 }
 
-/// How long a connection may take to come.
+/// How long a connection may take to come, and to answer when it is given back.
 const CONNECT_WITHIN: Duration = Duration::from_secs(5);
 
 /// For statements that take as long as the tables are.
@@ -333,6 +345,7 @@ const NO_TIMEOUT: Duration = Duration::ZERO;
 /// Connects, and makes sure that what is committed here stays committed.
 async fn connect(url: &str, statement_timeout: Duration) -> Result<PgPool, StoreError> {
     let timeout_ms = statement_timeout.as_millis().to_string();
+    let silence_ms = super::DEADLINE.as_millis().to_string();
     let options = PgConnectOptions::from_str(url)
         .map_err(|error| StoreError::Broken(error.into()))?
         .application_name("finalizer")
@@ -341,10 +354,27 @@ async fn connect(url: &str, statement_timeout: Duration) -> Result<PgPool, Store
             ("synchronous_commit", "on"),
             ("statement_timeout", timeout_ms.as_str()),
             ("jit", "off"),
+            // A process that has gone silent in a transaction locks sessions that others have
+            // events of; on its own PostgreSQL would wait for it for hours.
+            ("idle_in_transaction_session_timeout", timeout_ms.as_str()),
+            ("tcp_user_timeout", silence_ms.as_str()),
+            ("tcp_keepalives_idle", "5"),
+            ("tcp_keepalives_interval", "2"),
+            ("tcp_keepalives_count", "3"),
         ]);
     require_primary(&options).await?;
     let pool = PgPoolOptions::new().max_connections(12).acquire_timeout(CONNECT_WITHIN);
+    let pool = pool.after_release(|connection, _| Box::pin(is_answering(connection)));
     Ok(pool.connect_lazy_with(options))
+}
+
+/// Whether a connection may be used again. The pool asks by itself, but for as long as it takes:
+/// connections whose network is silent would keep their places in it for ever.
+async fn is_answering(connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
+    match tokio::time::timeout(CONNECT_WITHIN, connection.ping()).await {
+        Ok(answer) => answer.map(|()| true),
+        Err(_) => Err(sqlx::Error::Io(std::io::ErrorKind::TimedOut.into())),
+    }
 }
 
 /// Asks with a connection of its own: a pool tries again until its time is up, and then does not
@@ -591,7 +621,8 @@ pub(super) fn failed(error: sqlx::Error) -> StoreError {
         // Connection, transaction rollback (deadlock), resources, locks, operator intervention
         // (shutdown, time-out), system errors; a standby that was a primary a moment ago.
         "08" | "40" | "53" | "55" | "57" | "58" => StoreError::Transient(error.into()),
-        _ if code == "25006" => StoreError::Transient(error.into()),
+        // Nor was a transaction that went on too slowly for PostgreSQL to wait for it.
+        _ if code == "25006" || code == "25P03" => StoreError::Transient(error.into()),
         _ => StoreError::Broken(error.into()),
     }
 }
@@ -835,7 +866,11 @@ impl Transaction for Writing {
     ) -> Result<Vec<Uuid>, StoreError> {
         let of = |result: &AttemptResult| result.next.as_row();
         let is_final = |result: &AttemptResult| of(result).0 != DeliveryState::Pending;
-        let query = query_scalar(RECORD).bind(process);
+        #[cfg(not(feature = "crash-points"))]
+        let statement = RECORD;
+        #[cfg(feature = "crash-points")]
+        let statement = sqlx::AssertSqlSafe(record_statement());
+        let query = query_scalar(statement).bind(process);
         bind_columns!(
             query,
             results,

@@ -12,6 +12,7 @@ use super::transaction::{
 };
 use super::{Batch, Ending, HandOff, Owed, StoreError, Taken, Terms, Tried, Unjoined, failures};
 use crate::clock::new_id;
+use crate::crash::{self, Point};
 use crate::event::Digest;
 use crate::event::Named;
 use crate::finalize::{
@@ -154,7 +155,16 @@ async fn take_once(
         Some(_) => return Ok(Once::Lost),
     }
     reserved.is_committing = true;
+    crash::point(Point::BeforeCommit);
+    #[cfg(feature = "crash-points")]
+    let owed = if crash::has(crash::Defect::DeliverBeforeCommit) {
+        terms.desk.accept_early(owed);
+        Vec::new()
+    } else {
+        owed
+    };
     tx.commit().await?;
+    crash::point(Point::AfterCommit);
     reserved.places.clear();
     let unjoined = Unjoined {
         sessions: plan.joinable_sessions,

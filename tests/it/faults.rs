@@ -16,6 +16,7 @@ use finalizer::intake::{
 use finalizer::store::{FailureFilter, HandOff, OpenFailures, OpenMode, Owed, Replay, ReplayState};
 use http::StatusCode;
 use serde_json::{Value, json};
+use sqlx::Connection as _;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -25,7 +26,7 @@ use crate::harness::proxy::Proxy;
 use crate::harness::receiver::{Receiver, Told};
 use crate::harness::service::Site;
 use crate::harness::{
-    TestDesk, bytes_of, ended, endpoint, fresh_id, noon, postgres, sqlite, until,
+    TestDesk, bytes_of, ended, endpoint, fresh_id, noon, postgres, sqlite, started, until,
 };
 
 /// A site whose processes reach Postgres through a network that can fail.
@@ -135,6 +136,63 @@ async fn a_process_is_ready_again_when_the_database_is_although_no_event_comes()
     database.open();
     until("it is ready", async || process.caller().get("/readyz").await.0 == StatusCode::OK).await;
     process.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_process_that_has_gone_silent_in_a_transaction_does_not_hold_up_the_others() {
+    let (site, database) = site_behind_a_network(false).await;
+    let silent = site.start().await;
+    let direct = site.test.url.clone();
+    let site = site.with("FINALIZER_DATABASE_URL", &direct);
+    let healthy = site.start().await;
+    let session_id = fresh_id();
+    let (status, _) = healthy.caller().send_event(started(session_id).to_string().into()).await;
+    assert_eq!(status, StatusCode::OK);
+    database.hold_the_commit_of("INSERT INTO sessions");
+    let caller = silent.caller();
+    let event = ended(session_id).to_string();
+    let unanswered = tokio::spawn(async move { caller.send_event(event.into()).await });
+    until("the session is locked", async || database.caught() == 1).await;
+    let event = ended(session_id).to_string();
+    until("another finalizes it", async || {
+        healthy.caller().send_event(event.clone().into()).await.0 == StatusCode::OK
+    })
+    .await;
+    assert_ne!(unanswered.await.unwrap().0, StatusCode::OK, "nothing came back");
+    healthy.stop().await;
+    silent.kill();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn connections_that_nobody_hears_of_again_are_replaced() {
+    let (site, database) = site_behind_a_network(false).await;
+    let process = site.start().await;
+    let mut watching = sqlx::PgConnection::connect(&site.test.url).await.unwrap();
+    let mut locking = sqlx::PgConnection::connect(&site.test.url).await.unwrap();
+    let mut locked = locking.begin().await.unwrap();
+    sqlx::query("LOCK TABLE api_keys").execute(&mut *locked).await.unwrap();
+    // More than a process has connections; each waits for the lock.
+    let callers = (0..20).map(|_| {
+        let caller = process.caller();
+        tokio::spawn(async move { caller.get("/api/billing/usage/").await.0 })
+    });
+    let callers: Vec<_> = callers.collect();
+    until("every connection is in use", async || {
+        let waiting = "SELECT count(*) FROM pg_stat_activity
+            WHERE datname = current_database() AND wait_event_type = 'Lock'";
+        sqlx::query_scalar::<_, i64>(waiting).fetch_one(&mut watching).await.unwrap() == 12
+    })
+    .await;
+    database.abandon();
+    locked.rollback().await.unwrap();
+    for caller in callers {
+        assert_ne!(caller.await.unwrap(), StatusCode::OK);
+    }
+    until("the process has others", async || {
+        process.caller().get("/api/billing/usage/").await.0 == StatusCode::OK
+    })
+    .await;
+    process.kill();
 }
 
 /// A desk that panics when a delivery to one endpoint is reserved.

@@ -17,6 +17,7 @@ use super::ledger::Ledger;
 use super::mark::{MARK_EVERY, Marks};
 use super::topology::{self, DEAD_QUEUE, QUEUE};
 use super::{AmqpSettings, BrokerError, PART, answered, connect};
+use crate::crash::{self, Point};
 use crate::finalize::Prepared;
 use crate::health::Health;
 use crate::intake::{
@@ -118,6 +119,12 @@ impl Lane {
             tokio::select! {
                 delivery = self.consumer.next() => {
                     let delivery = delivery.ok_or(BrokerError::Ended)??;
+                    crash::point(Point::AfterReceive);
+                    #[cfg(feature = "crash-points")]
+                    if crash::has(crash::Defect::AcknowledgeBeforeCommit) {
+                        let once = BasicAckOptions::default();
+                        answered(self.channel.basic_ack(delivery.delivery_tag, once)).await?;
+                    }
                     if !self.take(delivery).await? {
                         return self.finish().await;
                     }
@@ -241,6 +248,11 @@ impl Lane {
 
     async fn acknowledge(&mut self) -> Result<(), BrokerError> {
         if let Some(tag) = self.ledger.acknowledge() {
+            crash::point(Point::BeforeAcknowledge);
+            #[cfg(feature = "crash-points")]
+            if crash::has(crash::Defect::AcknowledgeBeforeCommit) {
+                return Ok(());
+            }
             answered(self.channel.basic_ack(tag, BasicAckOptions { multiple: true })).await?;
             self.marks.acknowledged(tag);
             self.note_reached();

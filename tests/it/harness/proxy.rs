@@ -20,11 +20,19 @@ enum Way {
     Hole,
 }
 
+/// What happens to connections.
+#[derive(Debug, Clone, Copy)]
+struct State {
+    way: Way,
+    /// Connections of an earlier generation are abandoned.
+    generation: usize,
+}
+
 /// A proxy in front of one server; open until told otherwise.
 pub(crate) struct Proxy {
     /// The server's URL, through the proxy.
     pub(crate) url: String,
-    way: watch::Sender<Way>,
+    state: watch::Sender<State>,
     trap: Arc<Trap>,
     _carrying: JoinSet<()>,
 }
@@ -54,30 +62,40 @@ impl Proxy {
         let target: SocketAddr = target.parse().unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         url.set_port(Some(listener.local_addr().unwrap().port())).unwrap();
-        let (way, ways) = watch::channel(Way::Open);
+        let (state, states) = watch::channel(State { way: Way::Open, generation: 0 });
         let trap = Arc::<Trap>::default();
         let carried = Arc::clone(&trap);
         let mut carrying = JoinSet::new();
         carrying.spawn(async move {
             let mut connections = JoinSet::new();
             while let Ok((client, _)) = listener.accept().await {
-                connections.spawn(carry(client, target, ways.clone(), Arc::clone(&carried)));
+                connections.spawn(carry(client, target, states.clone(), Arc::clone(&carried)));
             }
         });
-        Self { url: url.into(), way, trap, _carrying: carrying }
+        Self { url: url.into(), state, trap, _carrying: carrying }
     }
 
     /// Everything gets through again; what hung in a hole is closed.
     pub(crate) fn open(&self) {
-        self.way.send_replace(Way::Open);
+        self.go(Way::Open);
     }
 
     pub(crate) fn cut(&self) {
-        self.way.send_replace(Way::Cut);
+        self.go(Way::Cut);
     }
 
     pub(crate) fn swallow(&self) {
-        self.way.send_replace(Way::Hole);
+        self.go(Way::Hole);
+    }
+
+    fn go(&self, way: Way) {
+        self.state.send_modify(|state| state.way = way);
+    }
+
+    /// On the connections of the moment nothing is heard any more, from either side, not even that
+    /// the other has closed its own; new ones are like any other.
+    pub(crate) fn abandon(&self) {
+        self.state.send_modify(|state| state.generation += 1);
     }
 
     /// The next commit of a transaction with this statement reaches the server, and is done there;
@@ -125,21 +143,25 @@ fn contains(bytes: &[u8], text: &str) -> bool {
 async fn carry(
     mut client: TcpStream,
     target: SocketAddr,
-    mut way: watch::Receiver<Way>,
+    mut state: watch::Receiver<State>,
     trap: Arc<Trap>,
 ) {
     let Ok(mut server) = TcpStream::connect(target).await else { return };
     let (mut asked, mut answered) = (vec![0; 1 << 16], vec![0; 1 << 16]);
     let mut has_statement = false;
+    let born = state.borrow().generation;
     loop {
-        let present = *way.borrow_and_update();
-        match present {
+        let State { way, generation } = *state.borrow_and_update();
+        if generation != born {
+            return std::future::pending().await;
+        }
+        match way {
             Way::Open => {}
             Way::Cut => return,
-            Way::Hole => return drop(way.changed().await),
+            Way::Hole => return drop(state.changed().await),
         }
         tokio::select! {
-            _ = way.changed() => {}
+            _ = state.changed() => {}
             read = client.read(&mut asked) => {
                 let Ok(1..) = read else { return };
                 let bytes = &asked[..read.unwrap()];
