@@ -4,6 +4,8 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use finalizer::event::FailureCode;
+
 /// The way of an event. A stage may use those before it in this list.
 const STAGES: [&str; 10] = [
     "clock",
@@ -91,7 +93,7 @@ fn no_dependency_brings_a_second_tls_stack() {
     assert!(second.is_empty(), "{second:?}: find out with `cargo tree --invert`");
 }
 
-/// The webhook page says which test proves what: a test that is renamed or gone would make it lie.
+/// Two pages say which test proves what: a test that is renamed or gone would make them lie.
 #[test]
 fn the_tests_that_the_documents_name_exist() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
@@ -99,17 +101,35 @@ fn the_tests_that_the_documents_name_exist() {
     collect_rust_files(&root.join("src"), &mut paths);
     collect_rust_files(&root.join("tests"), &mut paths);
     let code: String = paths.iter().map(|path| fs::read_to_string(path).unwrap()).collect();
-    let page = fs::read_to_string(root.join("docs/webhooks.md")).unwrap();
-    let (_, proofs) = page.split_once("## Every rule").unwrap();
-    let rows = proofs.lines().filter_map(|line| line.strip_suffix('|')?.rsplit('|').next());
-    let named: Vec<&str> = rows
-        .flat_map(|cell| cell.split('`').skip(1).step_by(2))
-        .filter(|name| name.contains('_'))
-        .collect();
-    assert!(named.len() > 50, "{named:?}");
-    let is_missing = |name: &&&str| !code.contains(&format!("fn {name}("));
-    let missing: Vec<_> = named.iter().filter(is_missing).collect();
-    assert!(missing.is_empty(), "there are no such tests: {missing:?}");
+    for (page, heading, at_least) in [
+        ("docs/webhooks.md", "## Every rule", 50),
+        ("ARCHITECTURE.md", "## What becomes of an event", 10),
+    ] {
+        let page = fs::read_to_string(root.join(page)).unwrap();
+        let (_, proofs) = page.split_once(heading).unwrap();
+        let proofs = proofs.split_once("\n## ").map_or(proofs, |(proofs, _)| proofs);
+        let rows = proofs.lines().filter_map(|line| line.strip_suffix('|')?.rsplit('|').next());
+        let named: Vec<&str> = rows
+            .flat_map(|cell| cell.split('`').skip(1).step_by(2))
+            .filter(|name| name.contains('_'))
+            .collect();
+        assert!(named.len() >= at_least, "{named:?}");
+        let is_missing = |name: &&&str| !code.contains(&format!("fn {name}("));
+        let missing: Vec<_> = named.iter().filter(is_missing).collect();
+        assert!(missing.is_empty(), "there are no such tests: {missing:?}");
+    }
+}
+
+/// Every code that a failure can have stands in the table of what becomes of an event.
+#[test]
+fn the_table_of_outcomes_has_every_code() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let page = fs::read_to_string(root.join("ARCHITECTURE.md")).unwrap();
+    let (_, table) = page.split_once("## What becomes of an event").unwrap();
+    let (table, _) = table.split_once("\n## ").unwrap();
+    for code in FailureCode::ALL {
+        assert!(table.contains(&format!("`{code}`")), "{code} is missing");
+    }
 }
 
 #[test]

@@ -245,6 +245,14 @@ async fn an_event_that_makes_its_transaction_panic_is_kept_and_its_neighbours_ar
     let clock = Arc::<SystemClock>::default();
     let (intake, batches) = Intake::new(parts(&test.store, clock, desk), stop.clone());
     let batches = tokio::spawn(batches);
+    assert_third_alone_is_kept(&intake, FailureCode::InternalError).await;
+    drop(intake);
+    batches.await.unwrap().unwrap();
+}
+
+/// Of five events together the third, of the character `trap`, is kept with this code; the others
+/// are finalized.
+async fn assert_third_alone_is_kept(intake: &Intake, code: FailureCode) {
     let mut events: Vec<Value> = (0..5).map(|_| ended(fresh_id())).collect();
     events[2]["character_slug"] = json!("trap");
     let taken = intake.take(events.iter().map(raw).collect(), Patience::Wait).await;
@@ -252,11 +260,23 @@ async fn an_event_that_makes_its_transaction_panic_is_kept_and_its_neighbours_ar
         match disposition {
             Disposition::Done { is_finalized: true, .. } => assert_ne!(position, 2),
             Disposition::Rejected { rejection, .. } => {
-                assert_eq!((position, rejection.code), (2, FailureCode::InternalError));
+                assert_eq!((position, rejection.code), (2, code));
             }
             other => panic!("{other:?}"),
         }
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_that_the_database_refuses_is_kept_and_its_neighbours_are_taken() {
+    let test = postgres().await;
+    let mut connection = sqlx::PgConnection::connect(&test.url).await.unwrap();
+    let refusal = "ALTER TABLE sessions ADD CHECK (character_slug <> 'trap')";
+    sqlx::query(refusal).execute(&mut connection).await.unwrap();
+    let parts = parts(&test.store, Arc::<SystemClock>::default(), Arc::new(NoDesk));
+    let (intake, batches) = Intake::new(parts, CancellationToken::new());
+    let batches = tokio::spawn(batches);
+    assert_third_alone_is_kept(&intake, FailureCode::StoreRejected).await;
     drop(intake);
     batches.await.unwrap().unwrap();
 }

@@ -1,92 +1,15 @@
 //! The pure merge: a batch is the same as its events one by one, and order does not matter.
 
-use std::collections::{BTreeMap, BTreeSet};
-
 use chrono::TimeDelta;
-use finalizer::event::Digest;
-use finalizer::finalize::{
-    Change, Finding, FinishedRoom, JoinedEgress, Outcome, Plan, Prepared, Session, Silence,
-    Snapshot, plan,
-};
+use finalizer::finalize::{Change, Finding, Outcome, Prepared, Session, Silence};
 use finalizer::webhook::EventType;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use crate::harness::{after, ended, endpoint, noon, prepared, recording, started};
-
-/// A store that forgets nothing and is always there.
-#[derive(Debug, Default, Clone, PartialEq)]
-struct World {
-    sessions: BTreeMap<Uuid, Session>,
-    egresses: BTreeMap<String, JoinedEgress>,
-    checkpoints: BTreeMap<Uuid, Session>,
-    rooms: BTreeMap<Digest, FinishedRoom>,
-    messages: BTreeSet<(EventType, Uuid, Option<String>, [u8; 16])>,
-    failures: usize,
-}
-
-impl World {
-    fn take(&mut self, events: &[Prepared]) -> Vec<Outcome> {
-        let endpoints = [endpoint()];
-        let used = i64::try_from(self.sessions.len()).unwrap();
-        let snapshot = Snapshot {
-            now: noon(),
-            installation: Uuid::nil(),
-            public_url: "https://api.example.com",
-            place: "s3://recordings",
-            sessions: self.sessions.clone(),
-            egresses: self.egresses.clone(),
-            checkpoints: self.checkpoints.clone(),
-            rooms: self.rooms.clone(),
-            numbers: (used + 1..used + 10).rev().collect(),
-            endpoints: &endpoints,
-        };
-        let planned = plan(snapshot, events);
-        let Plan { outcomes, sessions, egresses, messages, deliveries, failures, .. } = planned;
-        assert_eq!(deliveries.len(), messages.len());
-        self.checkpoints.extend(planned.checkpoints.into_iter().map(|s| (s.session_id, s)));
-        self.checkpoints.retain(|id, _| !planned.spent_checkpoints.contains(id));
-        self.rooms.extend(planned.rooms.into_iter().map(|room| (room.digest, room)));
-        self.sessions.extend(sessions.into_iter().map(|s| (s.session_id, s)));
-        self.egresses.extend(egresses.into_iter().map(|e| (e.egress.egress_id.clone(), e)));
-        for message in messages {
-            let is_new = self.messages.insert((
-                message.event_type,
-                message.session_id.unwrap(),
-                message.egress_id,
-                message.message_id.0,
-            ));
-            // What is said of a recording again, when a call's end takes the place of what was made
-            // of its silence, is the same message: stores keep it once.
-            let may_repeat = message.event_type != EventType::SessionFinalized;
-            assert!(is_new || may_repeat, "a revision is told once");
-        }
-        self.failures += failures.len();
-        outcomes
-    }
-
-    /// Without how often a recording's row was written: once a batch.
-    fn unversioned(mut self) -> Self {
-        self.egresses.values_mut().for_each(|row| row.version = 0);
-        self
-    }
-
-    /// What must not depend on the order of the events.
-    fn end_state(&self) -> (Vec<Session>, Vec<JoinedEgress>, Vec<Uuid>) {
-        let sessions =
-            self.sessions.values().map(|session| Session { id: 0, version: 0, ..session.clone() });
-        let finalized = self
-            .messages
-            .iter()
-            .filter(|(event_type, ..)| *event_type == EventType::SessionFinalized);
-        (
-            sessions.collect(),
-            self.egresses.values().map(|row| JoinedEgress { version: 0, ..row.clone() }).collect(),
-            finalized.map(|(_, session_id, ..)| *session_id).collect(),
-        )
-    }
-}
+use crate::claims::merge::World;
+use crate::claims::noon;
+use crate::harness::{after, ended, prepared, recording, started};
 
 fn call(number: u8) -> Uuid {
     Uuid::from_bytes([number; 16])

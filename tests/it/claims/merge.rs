@@ -4,10 +4,10 @@ use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use bytes::Bytes;
-use finalizer::event::{Event, decode};
+use finalizer::event::{Digest, Event, decode};
 use finalizer::finalize::{
-    Change, Finding, JoinedEgress, Outcome, Plan, Prepared, PriceBook, Session, Snapshot, finalize,
-    plan, start,
+    Change, Finding, FinishedRoom, JoinedEgress, NewMessage, Outcome, Plan, Prepared, PriceBook,
+    Session, Snapshot, finalize, plan, start,
 };
 use finalizer::webhook::{Endpoint, EventType, PayloadKind};
 use serde_json::{Value, json};
@@ -236,15 +236,17 @@ fn endpoint(payload: PayloadKind) -> Endpoint {
 
 /// A store that forgets nothing and is always there.
 #[derive(Debug, Default, Clone, PartialEq)]
-struct World {
-    sessions: BTreeMap<Uuid, Session>,
+pub(crate) struct World {
+    pub(crate) sessions: BTreeMap<Uuid, Session>,
     egresses: BTreeMap<String, JoinedEgress>,
-    messages: BTreeSet<(EventType, Uuid, Option<String>)>,
-    failures: usize,
+    pub(crate) checkpoints: BTreeMap<Uuid, Session>,
+    rooms: BTreeMap<Digest, FinishedRoom>,
+    pub(crate) messages: BTreeSet<(EventType, Uuid, Option<String>, [u8; 16])>,
+    pub(crate) failures: usize,
 }
 
 impl World {
-    fn take(&mut self, events: &[Prepared]) -> Vec<Outcome> {
+    pub(crate) fn take(&mut self, events: &[Prepared]) -> Vec<Outcome> {
         let endpoints = [endpoint(PayloadKind::Thin), endpoint(PayloadKind::Full)];
         let used = i64::try_from(self.sessions.len()).unwrap();
         let snapshot = Snapshot {
@@ -254,35 +256,46 @@ impl World {
             place: "s3://recordings",
             sessions: self.sessions.clone(),
             egresses: self.egresses.clone(),
-            checkpoints: BTreeMap::new(),
-            rooms: BTreeMap::new(),
+            checkpoints: self.checkpoints.clone(),
+            rooms: self.rooms.clone(),
             numbers: (used + 1..used + 10).rev().collect(),
             endpoints: &endpoints,
         };
-        let Plan { outcomes, sessions, egresses, messages, deliveries, failures, .. } =
-            plan(snapshot, events);
+        let planned = plan(snapshot, events);
+        let Plan { outcomes, sessions, egresses, messages, deliveries, failures, .. } = planned;
         assert_eq!(deliveries.len(), endpoints.len() * messages.len());
         assert_eq!(outcomes.len(), events.len());
+        self.checkpoints.extend(planned.checkpoints.into_iter().map(|s| (s.session_id, s)));
+        self.checkpoints.retain(|id, _| !planned.spent_checkpoints.contains(id));
+        self.rooms.extend(planned.rooms.into_iter().map(|room| (room.digest, room)));
         self.sessions.extend(sessions.into_iter().map(|s| (s.session_id, s)));
         self.egresses.extend(egresses.into_iter().map(|e| (e.egress.egress_id.clone(), e)));
         for message in messages {
-            let session_id = message.session_id.unwrap();
-            assert!(self.sessions[&session_id].revision > 0, "only of what can be read it is told");
-            let is_new = self.messages.insert((message.event_type, session_id, message.egress_id));
-            assert!(is_new, "a message is told once");
+            self.tell(message);
         }
         self.failures += failures.len();
         outcomes
     }
 
+    fn tell(&mut self, message: NewMessage) {
+        let NewMessage { message_id, event_type, session_id, egress_id, .. } = message;
+        let session_id = session_id.unwrap();
+        assert!(self.sessions[&session_id].revision > 0, "only of what can be read it is told");
+        let is_new = self.messages.insert((event_type, session_id, egress_id, message_id.0));
+        // What is said of a recording again, when a call's end takes the place of what was made of
+        // its silence, is the same message: stores keep it once.
+        let may_repeat = event_type != EventType::SessionFinalized;
+        assert!(is_new || may_repeat, "a revision is told once");
+    }
+
     /// Without how often a recording's row was written: once a batch.
-    fn unversioned(mut self) -> Self {
+    pub(crate) fn unversioned(mut self) -> Self {
         self.egresses.values_mut().for_each(|row| row.version = 0);
         self
     }
 
     /// What must not depend on the order of the events.
-    fn end_state(&self) -> (Vec<Session>, Vec<JoinedEgress>, Vec<Uuid>) {
+    pub(crate) fn end_state(&self) -> (Vec<Session>, Vec<JoinedEgress>, Vec<Uuid>) {
         let sessions =
             self.sessions.values().map(|session| Session { id: 0, version: 0, ..session.clone() });
         let finalized = self
@@ -292,7 +305,7 @@ impl World {
         (
             sessions.collect(),
             self.egresses.values().map(|row| JoinedEgress { version: 0, ..row.clone() }).collect(),
-            finalized.map(|(_, session_id, _)| *session_id).collect(),
+            finalized.map(|(_, session_id, ..)| *session_id).collect(),
         )
     }
 }

@@ -10,7 +10,7 @@ pub(crate) mod merge;
 use chrono::{DateTime, TimeDelta, Utc};
 
 /// When everything happens.
-fn noon() -> DateTime<Utc> {
+pub(crate) fn noon() -> DateTime<Utc> {
     DateTime::from_timestamp(1_780_056_000, 0).unwrap()
 }
 
