@@ -422,7 +422,7 @@ async fn in_a_long_outage_events_are_left_to_the_broker_and_not_fetched_again_be
     let consuming = Consuming::start(&database.url, &site.broker().url).await;
     site.broker().publish(&bytes_of(&[ended(sessions[0])])).await;
     until("it is taken", async || site.finalized(&sessions[..1]).await == 1).await;
-    database.cut();
+    database.cut_off().await;
     site.broker().publish(&bytes_of(&[ended(sessions[1])])).await;
     until("it is in hand", async || site.broker().queue(QUEUE).await == Some((0, 1))).await;
     until("it is left to the broker", async || site.broker().queue(QUEUE).await == Some((1, 0)))

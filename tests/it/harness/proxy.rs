@@ -53,6 +53,17 @@ struct Trap {
     set: Mutex<Option<(&'static str, Catch)>>,
     sprung: AtomicUsize,
     let_go: Notify,
+    /// Connections that are carried.
+    carried: AtomicUsize,
+}
+
+/// A connection is carried as long as this lives.
+struct Carried(Arc<Trap>);
+
+impl Drop for Carried {
+    fn drop(&mut self) {
+        self.0.carried.fetch_sub(1, Ordering::SeqCst);
+    }
 }
 
 impl Proxy {
@@ -82,6 +93,13 @@ impl Proxy {
 
     pub(crate) fn cut(&self) {
         self.go(Way::Cut);
+    }
+
+    /// Everything is cut, and nothing that was under way gets through any more.
+    pub(crate) async fn cut_off(&self) {
+        self.cut();
+        let is_cut = async || self.trap.carried.load(Ordering::SeqCst) == 0;
+        super::until("all connections are cut", is_cut).await;
     }
 
     pub(crate) fn swallow(&self) {
@@ -146,6 +164,8 @@ async fn carry(
     mut state: watch::Receiver<State>,
     trap: Arc<Trap>,
 ) {
+    trap.carried.fetch_add(1, Ordering::SeqCst);
+    let _carried = Carried(Arc::clone(&trap));
     let Ok(mut server) = TcpStream::connect(target).await else { return };
     let (mut asked, mut answered) = (vec![0; 1 << 16], vec![0; 1 << 16]);
     let mut has_statement = false;
