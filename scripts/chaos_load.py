@@ -123,10 +123,12 @@ class Publisher:
 
     def publish_when_allowed(self, batch):
         while self.published + len(batch) > self.allowed and self.allowed < self.total:
+            # Looks again whether it may.
             time.sleep(0.05)
         self.publish("load", batch)
         self.published += len(batch)
         if self.allowed < self.total:
+            # The load is spread over the run.
             time.sleep(self.pause)
 
     def publish(self, name, batch):
@@ -139,6 +141,7 @@ class Publisher:
         with open(self.folder / "publish.log", "ab") as log:
             while subprocess.run(command, env=self.finalizer.environment, stdout=log, stderr=log).returncode != 0:
                 self.again += len(batch)
+                # The broker is away: a fault.
                 time.sleep(0.2)
         now = time.time()
         with self.lock:

@@ -48,6 +48,7 @@ class Receiver:
         if line["verified"]:
             event = json.loads(body)
             line.update(type=event["type"], session_id=event["data"].get("session_id"))
+        # Slowness is a behaviour.
         await asyncio.sleep(PAUSES.get(behaviour, 0))
         status = 400 if not line["verified"] else 500
         if line["verified"] and behaviour in ("ok", "slow_ok", "hang"):
@@ -73,6 +74,7 @@ class Receiver:
         while (status := await self.ask(session_id)) == 0 or status >= 500:
             if time.monotonic() > deadline:
                 break
+            # The API may be restarting: asked again until it answers.
             await asyncio.sleep(0.3)
         return status
 

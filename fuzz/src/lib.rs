@@ -1,7 +1,6 @@
 //! The pure stages of the finalizer, compiled from their own sources without the rest of the
 //! service: a build takes a minute, and what the fuzzer finds its way by is our own code, not a
 //! database's client. What is claimed of them is what the property tests claim.
-#![allow(dead_code, reason = "the rest of the service calls it, or another target")]
 
 extern crate self as finalizer;
 

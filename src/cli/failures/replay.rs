@@ -294,23 +294,21 @@ impl Walk {
 
     /// Replays one, or tries it out; what is told of it.
     async fn one(&self, failure_id: Uuid, report: &mut Report) -> Result<Value, Stop> {
-        let (outcome, told) = if self.is_dry_run {
+        let told = if self.is_dry_run {
             let trial = self.replayer.dry_run(failure_id, &self.order).await?;
-            trial.map(|trial| (output::value(&TrialData::from(&trial)), trial.outcome)).map(swap)
+            trial.map(|trial| (output::value(&TrialData::from(&trial)), trial.outcome))
         } else {
             let replayed = self.replayer.replay(failure_id, self.order.clone()).await?;
-            replayed.map(|outcome| (output::value(&OutcomeData::from(&outcome)), outcome)).map(swap)
-        }
-        .map_or_else(|refusal| (None, refused(&refusal)), |(outcome, told)| (Some(outcome), told));
+            replayed.map(|outcome| (output::value(&OutcomeData::from(&outcome)), outcome))
+        };
+        let (mut told, outcome) = match told {
+            Ok((told, outcome)) => (told, Some(outcome)),
+            Err(refusal) => (refused(&refusal), None),
+        };
         report.count(failure_id, outcome.as_ref());
-        let mut told = told;
         told["id"] = json!(failure_id);
         Ok(told)
     }
-}
-
-fn swap((told, outcome): (Value, Outcome)) -> (Outcome, Value) {
-    (outcome, told)
 }
 
 fn refused(refusal: &Refusal) -> Value {
