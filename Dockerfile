@@ -6,7 +6,7 @@ COPY . .
 # The caches outlive this build: the next one compiles only what has changed.
 RUN --mount=type=cache,target=/usr/local/cargo/registry \
     --mount=type=cache,target=/build/target \
-    cargo build --release --locked --bin finalizer \
+    cargo build --release --locked --features otlp --bin finalizer \
     && cp target/release/finalizer /usr/local/bin/finalizer \
     && mkdir /data
 
@@ -24,8 +24,7 @@ VOLUME /data
 ENV FINALIZER_LISTEN=0.0.0.0:8080 \
     FINALIZER_PUBLIC_URL=http://localhost:8080
 EXPOSE 8080
-# The image has no curl, and a process without the `api` role has no port: `check` asks database,
-# broker and bucket with the container's own settings.
+# The image has no curl: `check` asks database, broker and bucket with the container's own settings.
 HEALTHCHECK --interval=30s --timeout=15s --start-period=15s CMD ["finalizer", "check"]
 ENTRYPOINT ["finalizer"]
 CMD ["run"]

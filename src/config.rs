@@ -372,6 +372,23 @@ impl LivekitSettings {
     }
 }
 
+/// Who collects spans.
+#[derive(Debug, Clone, Default, Args)]
+#[command(next_help_heading = "Traces")]
+pub struct TraceSettings {
+    /// Exports spans of the traces that publishers sample to the collector at this URL (OTLP over HTTP),
+    /// such as `http://localhost:4318`
+    #[arg(long, env = "OTEL_EXPORTER_OTLP_ENDPOINT", value_name = "URL")]
+    pub otlp_endpoint: Option<String>,
+}
+
+impl TraceSettings {
+    /// Where the collector is, if there is one.
+    pub fn endpoint(&self) -> Option<&str> {
+        present(self.otlp_endpoint.as_ref())
+    }
+}
+
 /// Where webhooks may go.
 #[derive(Debug, Clone, Default, Args)]
 #[command(next_help_heading = "Webhooks")]

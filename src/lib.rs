@@ -15,8 +15,8 @@
 //! - [`api`]: what customers read
 //! - [`cli`]: the commands
 //!
-//! Beside them: [`config`], [`clock`], [`backoff`], [`secrets`], [`health`], [`shutdown`], [`telemetry`],
-//! and `crash`, with which the fault suite makes a process die where it hurts.
+//! Beside them: [`config`], [`clock`], [`backoff`], [`secrets`], [`health`], [`metrics`], [`shutdown`], [`telemetry`],
+//! `spans`, and `crash`, with which the fault suite makes a process die where it hurts.
 
 pub mod api;
 pub mod backoff;
@@ -29,9 +29,11 @@ pub mod event;
 pub mod finalize;
 pub mod health;
 pub mod intake;
+pub mod metrics;
 pub mod recordings;
 pub mod secrets;
 pub mod shutdown;
+mod spans;
 pub mod store;
 pub mod telemetry;
 pub mod webhook;

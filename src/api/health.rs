@@ -1,20 +1,15 @@
 //! `/livez`: the process answers. `/readyz`: it can do its work.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 use axum::extract::State;
 use serde::Serialize;
 use serde_json::json;
 use utoipa::ToSchema;
 
-use super::ApiState;
 use super::envelope::{Envelope, Refusal, Reply};
 use super::error::ApiError;
-use crate::intake::Intake;
-
-/// A store that takes longer is no store to work with.
-const STORE_TIMEOUT: Duration = Duration::from_secs(2);
+use super::probes::Probes;
 
 /// Nothing more to say.
 #[derive(Serialize, ToSchema)]
@@ -43,16 +38,8 @@ pub(super) async fn livez() -> Reply<Alive> {
         (status = 503, description = "It cannot: `data` is as above", body = Refusal),
     ),
 )]
-pub(super) async fn readyz(State(state): State<ApiState>) -> Result<Reply<Parts>, ApiError> {
-    let store = match tokio::time::timeout(STORE_TIMEOUT, state.store.now()).await {
-        Ok(Ok(_)) => None,
-        Ok(Err(_)) | Err(_) => Some("The database is not answering.".to_owned()),
-    };
-    let mut parts = state.health.parts();
-    parts.insert("store", store);
-    if state.intake.as_ref().is_some_and(Intake::is_paused) {
-        parts.insert("intake", Some("Events are held back until the database answers.".to_owned()));
-    }
+pub(super) async fn readyz(State(probes): State<Probes>) -> Result<Reply<Parts>, ApiError> {
+    let parts = probes.troubles().await;
     let is_ready = parts.values().all(Option::is_none);
     if is_ready {
         Ok(Reply { message: "Ready.".into(), data: Parts(parts) })

@@ -1,16 +1,18 @@
 //! What happens around every route: one log line, CORS, panics caught, a limit in time.
 
 use std::any::Any;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use axum::Router;
-use axum::extract::{MatchedPath, Request};
-use axum::middleware::{Next, from_fn};
+use axum::extract::{MatchedPath, Request, State};
+use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use tower_http::catch_panic::CatchPanicLayer;
 
 use super::cors::Origins;
 use super::error::ApiError;
+use crate::metrics::Metrics;
 
 /// From the request's headers to the answer's; what streams afterwards is not counted.
 const REQUEST_TIMEOUT: Duration = Duration::from_mins(1);
@@ -19,13 +21,14 @@ const REQUEST_TIMEOUT: Duration = Duration::from_mins(1);
 pub(super) fn wrap<S: Clone + Send + Sync + 'static>(
     routes: Router<S>,
     origins: &Origins,
+    metrics: Arc<Metrics>,
 ) -> Router<S> {
     let caught = routes.layer(from_fn(in_time)).layer(CatchPanicLayer::custom(after_panic));
     let shared = match origins.layer() {
         Some(layer) => caught.layer(layer),
         None => caught,
     };
-    shared.layer(from_fn(log))
+    shared.layer(from_fn_with_state(metrics, note))
 }
 
 async fn in_time(request: Request, next: Next) -> Response {
@@ -42,20 +45,34 @@ fn after_panic(_panic: Box<dyn Any + Send>) -> Response {
 }
 
 /// The route's pattern, never the request's own path or query: they hold ids and signatures.
-async fn log(request: Request, next: Next) -> Response {
+async fn note(State(metrics): State<Arc<Metrics>>, request: Request, next: Next) -> Response {
     let method = request.method().clone();
     let route = request.extensions().get::<MatchedPath>().cloned();
     let started = Instant::now();
     let response = next.run(request).await;
     let route = route.as_ref().map_or("none", MatchedPath::as_str);
     let status = response.status().as_u16();
-    let duration_ms = started.elapsed().as_secs_f64() * 1000.0;
-    if matches!(route, "/livez" | "/readyz") {
+    let duration = started.elapsed().as_secs_f64();
+    measure(&metrics, route, status, duration);
+    let duration_ms = duration * 1000.0;
+    if matches!(route, "/livez" | "/readyz" | "/metrics") {
         tracing::debug!(%method, route, status, duration_ms, "answered a probe");
     } else {
         tracing::info!(%method, route, status, duration_ms, "answered a request");
     }
     response
+}
+
+fn measure(metrics: &Metrics, route: &str, status: u16, seconds: f64) {
+    let class = match status {
+        ..300 => "2xx",
+        300..400 => "3xx",
+        400..500 => "4xx",
+        _ => "5xx",
+    };
+    let route = route.trim_end_matches('/');
+    let labels = [("route", route.to_owned()), ("status", class.to_owned())];
+    metrics.requests.get_or_create(&labels).observe(seconds);
 }
 
 #[cfg(test)]
@@ -72,7 +89,7 @@ mod tests {
         let routes = Router::new()
             .route("/", get(async || "fine"))
             .route("/panics", get(async || -> () { panic!("a customer's text") }));
-        let routes = wrap(routes, &Origins::parse(origins).unwrap());
+        let routes = wrap(routes, &Origins::parse(origins).unwrap(), Arc::default());
         routes.oneshot(request.body(Body::empty()).unwrap()).await.unwrap()
     }
 

@@ -15,7 +15,9 @@ mod intake;
 mod keys;
 mod layers;
 mod livekit;
+mod metrics;
 mod openapi;
+mod probes;
 mod recordings;
 mod routes;
 mod serve;
@@ -36,13 +38,13 @@ pub use failures::{FailureData, FailureStoryData, OutcomeData, ReplayData, Trial
 pub use keys::{ApiKeyData, ApiKeyTextData};
 pub use livekit::LivekitKey;
 pub use openapi::description;
+pub use probes::{Probes, run_probes};
 pub use upkeep::run;
 pub use webhooks::{
     DeliveryData, DeliveryStoryData, EndpointData, EndpointSecretData, RedeliveryData, Webhooks,
 };
 
 use crate::clock::Clock;
-use crate::health::Health;
 use crate::intake::{Intake, Replayer};
 use crate::recordings::Places;
 use crate::secrets::Keyring;
@@ -77,8 +79,8 @@ pub struct ApiState {
     pub replayer: Option<Replayer>,
     /// Who signs `LiveKit`'s webhooks; without it, or without an intake, they are not taken.
     pub livekit: Option<Arc<LivekitKey>>,
-    /// What ails this process.
-    pub health: Arc<Health>,
+    /// What this process knows of itself.
+    pub probes: Probes,
     /// Whose pages may call from a browser.
     pub origins: Origins,
 }
@@ -89,8 +91,9 @@ pub fn router(state: ApiState) -> Router {
         .router
         .fallback(async || ApiError::NoSuchRoute)
         .method_not_allowed_fallback(async || ApiError::MethodNotAllowed);
-    let origins = state.origins.clone();
-    layers::wrap(routes.layer(DefaultBodyLimit::max(BODY_LIMIT_BYTES)), &origins).with_state(state)
+    let (origins, metrics) = (state.origins.clone(), Arc::clone(state.probes.metrics()));
+    let routes = routes.layer(DefaultBodyLimit::max(BODY_LIMIT_BYTES));
+    layers::wrap(routes, &origins, metrics).with_state(state)
 }
 
 /// The path of every route.
@@ -112,6 +115,7 @@ fn routes() -> Routes {
         .wild("/recordings/{*path}", routes!(recordings::play))
         .route(routes!(health::livez))
         .route(routes!(health::readyz))
+        .route(routes!(metrics::show))
         .add("/openapi.json", get(openapi::show))
         .add("/docs", get(docs::show))
 }

@@ -75,6 +75,7 @@ impl IngestCommand {
 
     async fn parts(&self, prices: PriceBook) -> Result<IntakeParts, Stop> {
         Ok(IntakeParts {
+            metrics: Arc::default(),
             public_url: self.address.public_url()?,
             recordings_place: open::places(&self.places)?.default_url(),
             store: open::store_to_write(&self.store).await?,

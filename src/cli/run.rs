@@ -9,12 +9,13 @@ use clap::builder::BoolishValueParser;
 use tokio::net::TcpListener;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use crate::api::{self, ApiState, Authenticator, LivekitKey, Origins, Webhooks};
+use crate::api::{self, ApiState, Authenticator, LivekitKey, Origins, Probes, Webhooks};
 use crate::clock::SystemClock;
 use crate::config::{
     AccessSettings, AddressSettings, BrokerSettings, ConsumeSettings, DEFAULT_RECORDINGS,
     EventSettings, LinkSettings, LivekitSettings, PlaceSettings, PriceSettings, RetentionSettings,
-    Role, SecretSettings, SilenceSettings, StoreSettings, SweepSettings, WebhookSettings,
+    Role, SecretSettings, SilenceSettings, StoreSettings, SweepSettings, TraceSettings,
+    WebhookSettings,
 };
 use crate::courier::{
     self, Client, ClientOptions, Courier, CourierDied, CourierParts, LONGEST_ATTEMPT,
@@ -26,9 +27,11 @@ use crate::intake::{
     self, Intake, IntakeDied, IntakeParts, IntakeWatch, NoDesk, Replayer, Retention, SilenceParts,
     SilenceSweep, WatchParts,
 };
+use crate::metrics::Metrics;
 use crate::recordings::{Places, PlacesSettings, Sweep, SweepParts};
 use crate::secrets::Keyring;
 use crate::shutdown::{self, Tasks};
+use crate::spans::{self, Export};
 use crate::store::{self, Owed, SharedStore};
 
 use super::{Stop, open};
@@ -80,6 +83,8 @@ pub(super) struct RunSettings {
     pub(super) retention: RetentionSettings,
     #[command(flatten)]
     pub(super) livekit: LivekitSettings,
+    #[command(flatten)]
+    pub(super) traces: TraceSettings,
 }
 
 impl RunCommand {
@@ -92,14 +97,15 @@ impl RunCommand {
         if self.migrate {
             store::migrate(&settings.store.database_url).await?;
         }
-        let mut listener = None;
-        if settings.has(Role::Api) {
-            let bound = listen(settings.address.listen).await?;
-            // Port 0 is any free port: links must name the one it became.
-            settings.address.listen = bound.local_addr()?;
-            listener = Some(bound);
+        let listener = listen(settings.address.listen).await?;
+        // Port 0 is any free port: links must name the one it became.
+        settings.address.listen = listener.local_addr()?;
+        let export = settings.export()?;
+        let ran = Service::start(&settings, listener, shutdown).await?.wait().await;
+        if let Some(export) = export {
+            export.finish().await;
         }
-        Service::start(&settings, listener, shutdown).await?.wait().await
+        ran
     }
 }
 
@@ -150,6 +156,15 @@ impl RunSettings {
             None => Ok(own),
         });
         all.map_err(|error| Stop::Usage(error.to_string()))
+    }
+
+    /// The export of spans, if somebody collects them.
+    fn export(&self) -> Result<Option<Export>, Stop> {
+        let Some(endpoint) = self.traces.endpoint() else { return Ok(None) };
+        let tls = courier::tls(Vec::new()).config().as_ref().clone();
+        spans::start(endpoint, tls)
+            .map(Some)
+            .map_err(|error| Stop::Usage(format!("--otlp-endpoint: {error}")))
     }
 
     fn places(&self, public_url: &str, keyring: &Keyring) -> Result<Places, Stop> {
@@ -231,6 +246,7 @@ struct Parts<'a> {
     places: Arc<Places>,
     clock: Arc<SystemClock>,
     health: Arc<Health>,
+    metrics: Arc<Metrics>,
     shutdown: CancellationToken,
     tasks: Tasks,
 }
@@ -239,14 +255,14 @@ struct Parts<'a> {
 type Bringing = Arc<DropGuard>;
 
 impl Service {
-    /// Starts all parts that the roles ask for; the API on the listener. They end when `shutdown`
-    /// is cancelled, and cancel it when one of them dies.
+    /// Starts all parts that the roles ask for; on the listener the API, or probes alone. They end
+    /// when `shutdown` is cancelled, and cancel it when one of them dies.
     ///
     /// They end as events travel: first consumer and API, then intake, with what these gave it,
     /// and last the courier, which takes deliveries as long as there is an intake.
     pub(super) async fn start(
         settings: &RunSettings,
-        listener: Option<TcpListener>,
+        listener: TcpListener,
         shutdown: CancellationToken,
     ) -> Result<Self, Stop> {
         let prices = open::prices(&settings.prices)?;
@@ -263,11 +279,12 @@ impl Service {
             keyring,
             clock: Arc::default(),
             health: Arc::default(),
+            metrics: Arc::default(),
             tasks: Tasks::new(shutdown.clone()),
             shutdown,
         };
         reseal(&parts.store, &parts.keyring).await?;
-        let takes_events = settings.consumed().is_some() || listener.is_some();
+        let takes_events = settings.consumed().is_some() || settings.has(Role::Api);
         let stop_courier =
             if takes_events { CancellationToken::new() } else { parts.shutdown.clone() };
         let desk = parts.start_courier(stop_courier.clone());
@@ -281,8 +298,12 @@ impl Service {
             parts.start_silence_sweep(intake.clone());
         }
         parts.start_consumer(intake.clone().zip(replayer.clone()), bringing.clone());
-        if let Some(listener) = listener {
-            parts.start_api(listener, (intake, replayer, bringing), authenticator, origins);
+        let probes = parts.probes(intake.clone());
+        if settings.has(Role::Api) {
+            let takers = (intake, replayer, bringing);
+            parts.start_api((listener, probes), takers, authenticator, origins);
+        } else {
+            parts.start_probes(listener, probes);
         }
         Ok(Self { store: parts.store, keyring: parts.keyring, tasks: parts.tasks })
     }
@@ -308,6 +329,7 @@ impl Parts<'_> {
             client: Client::new(guard, ClientOptions::default()),
             longest_attempt: LONGEST_ATTEMPT,
             public_url: self.public_url.as_str().into(),
+            metrics: Arc::clone(&self.metrics),
         });
         let desk = courier.desk();
         let shutdown = self.shutdown.clone();
@@ -331,6 +353,7 @@ impl Parts<'_> {
             places: Arc::clone(&self.places),
             public_url: self.public_url.clone(),
             deadline: self.settings.sweep.recording_deadline,
+            metrics: Arc::clone(&self.metrics),
         });
         let shutdown = self.shutdown.clone();
         self.tasks.spawn("sweep over recordings", async move {
@@ -377,6 +400,7 @@ impl Parts<'_> {
             recordings_place: self.places.default_url(),
             desk,
             max_event_bytes: self.settings.events.max_event_bytes,
+            metrics: Arc::clone(&self.metrics),
         };
         let (intake, batches) = Intake::new(parts, self.shutdown.clone());
         let shutdown = self.shutdown.clone();
@@ -429,9 +453,25 @@ impl Parts<'_> {
         });
     }
 
+    fn probes(&self, intake: Option<Intake>) -> Probes {
+        let (store, clock) = (Arc::clone(&self.store), self.clock.clone());
+        let (health, metrics) = (Arc::clone(&self.health), Arc::clone(&self.metrics));
+        Probes::new(store, clock, health, intake, metrics)
+    }
+
+    fn start_probes(&mut self, listener: TcpListener, probes: Probes) {
+        let address = self.settings.address.listen;
+        tracing::info!(probes.url = format!("http://{address}"), "probes are answered");
+        let shutdown = self.shutdown.clone();
+        self.tasks.spawn("probes", async move {
+            api::run_probes(listener, probes, shutdown.cancelled_owned()).await;
+            Ok::<_, Infallible>(())
+        });
+    }
+
     fn start_api(
         &mut self,
-        listener: TcpListener,
+        (listener, probes): (TcpListener, Probes),
         (intake, replayer, bringing): (Option<Intake>, Option<Replayer>, Option<Bringing>),
         authenticator: Authenticator,
         origins: Origins,
@@ -452,7 +492,7 @@ impl Parts<'_> {
             intake,
             replayer,
             livekit: key.map(|(key, secret)| Arc::new(LivekitKey::new(key, secret))),
-            health: Arc::clone(&self.health),
+            probes,
             origins,
         };
         tracing::info!(api.url = self.public_url, "the API is up");

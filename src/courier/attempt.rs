@@ -7,6 +7,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 use super::client::{Client, Posted};
+use crate::event::TraceParent;
 use crate::webhook::{MessageId, SigningSecrets, sign};
 
 /// No receiver puts us off for longer.
@@ -24,6 +25,8 @@ pub(super) struct Letter<'a> {
     pub(super) message_id: MessageId,
     /// The exact bytes.
     pub(super) body: Bytes,
+    /// The `traceparent`.
+    pub(super) trace: Option<TraceParent>,
 }
 
 /// Signs a letter with the present time and POSTs it, once.
@@ -33,7 +36,7 @@ pub(super) async fn send(
     now: DateTime<Utc>,
     deadline: Duration,
 ) -> Posted {
-    let Letter { url, secrets, mut headers, message_id, body } = letter;
+    let Letter { url, secrets, mut headers, message_id, body, trace } = letter;
     let timestamp = now.timestamp();
     let signature = sign(secrets.live(now), message_id, timestamp, &body);
     let ours = [
@@ -43,6 +46,9 @@ pub(super) async fn send(
     ];
     let value = |text| HeaderValue::try_from(text).expect("digits and base64 make a header");
     headers.extend(ours.map(|(name, text)| (name, value(text))));
+    if let Some(trace) = trace {
+        headers.insert("traceparent", value(trace.to_string()));
+    }
     client.post(url, headers, body, deadline).await
 }
 

@@ -11,13 +11,15 @@ use tokio::time::sleep;
 
 use super::Office;
 use super::attempt::{self, Answer, Letter};
-use super::client::{Client, Posted};
+use super::client::{Client, PostError, Posted};
 use super::directory::{Addressee, Directory, Opened};
 use super::queue::{Job, Pace};
 use super::recorder::Entry;
 use crate::clock;
 use crate::crash::{self, Point};
+use crate::metrics::{Attempted, Try, seconds_between};
 use crate::shutdown::panic_text;
+use crate::spans::{Attribute, Doing, Span, carried_on};
 use crate::store::{Attempt, AttemptResult, Cause, Next, Verdict};
 use crate::webhook::next_attempt;
 
@@ -55,8 +57,7 @@ impl Carrier {
                 "an attempt panicked: {}",
                 panic_text(panic.as_ref())
             );
-            let failed = failed_here(&job, started_at, self.office.clock.now(), "internal_error");
-            (attempted(&job, failed), Feedback::NONE)
+            (self.fail_here(&job, started_at, "internal_error"), Feedback::NONE)
         });
         // Nobody receives only when the process is ending in haste: its deliveries are rescued.
         drop(self.entries.send(entry).await);
@@ -79,8 +80,7 @@ impl Carrier {
             return (Entry::GivenBack(job.clone()), feedback);
         }
         let Some(opened) = &addressee.opened else {
-            let failed = failed_here(job, started_at, self.office.clock.now(), "unreadable_secret");
-            return (attempted(job, failed), Feedback::NONE);
+            return (self.fail_here(job, started_at, "unreadable_secret"), Feedback::NONE);
         };
         self.post(job, &addressee, opened).await
     }
@@ -103,12 +103,14 @@ impl Carrier {
 
     async fn post(&self, job: &Job, addressee: &Addressee, opened: &Opened) -> (Entry, Feedback) {
         let started_at = self.office.clock.now();
+        let span = Span::begin(Doing::AttemptWebhook, job.owed.trace, started_at);
         let letter = Letter {
             url: &addressee.url,
             secrets: &opened.secrets,
             headers: opened.headers.clone(),
             message_id: job.owed.message_id,
             body: job.owed.body.clone(),
+            trace: carried_on(&span, job.owed.trace),
         };
         let deadline = addressee.timeout.min(self.longest_attempt);
         let posted = attempt::send(&self.client, letter, started_at, deadline).await;
@@ -122,6 +124,8 @@ impl Carrier {
             Answer::Gone => Next::Cancelled(Cause::EndpointDisabled),
             Answer::Failed { retry_after, .. } => later(job, now, retry_after),
         };
+        span.end(now, answer == Answer::Delivered, || attributes(job, &posted));
+        self.count(job, &posted, now);
         log(job, &posted, next);
         let feedback = Feedback { pace: pace(answer), pause_until: answer.retry_after() };
         let result = AttemptResult {
@@ -131,6 +135,59 @@ impl Carrier {
             ..result(job, started_at, posted, next)
         };
         (attempted(job, result), feedback)
+    }
+
+    fn count(&self, job: &Job, posted: &Posted, now: DateTime<Utc>) {
+        let metrics = &self.office.metrics.courier;
+        let came = came(posted);
+        metrics.attempts.of(came).inc();
+        metrics.attempt_time.observe(posted.duration.as_secs_f64());
+        if came == Attempted::Delivered && job.owed.redelivered_after.is_none() {
+            let which = if job.owed.attempts == 0 { Try::First } else { Try::Retry };
+            metrics.delivered_after.of(which).observe(seconds_between(job.owed.told_at, now));
+        }
+    }
+
+    /// An attempt that did not reach the network, for a reason that lies with us.
+    fn fail_here(&self, job: &Job, started_at: DateTime<Utc>, reason: &str) -> Entry {
+        self.office.metrics.courier.attempts.of(Attempted::Internal).inc();
+        let now = self.office.clock.now();
+        let mut failed = result(job, started_at, Posted::nothing(), later(job, now, None));
+        failed.attempt.error = Some(reason.to_owned());
+        attempted(job, failed)
+    }
+}
+
+/// What a span says of an attempt.
+fn attributes(job: &Job, posted: &Posted) -> Vec<Attribute> {
+    let mut said = vec![
+        ("endpoint.id", job.owed.endpoint_id.to_string()),
+        ("message.id", job.owed.message_id.to_string()),
+        ("attempt", (job.owed.attempts + 1).to_string()),
+    ];
+    said.extend(posted.status.map(|status| ("http.response.status_code", status.to_string())));
+    said.extend(posted.error.map(|error| ("error.type", error.as_str().to_owned())));
+    said
+}
+
+/// What came of an attempt, as it is counted.
+fn came(posted: &Posted) -> Attempted {
+    match (posted.status, posted.error) {
+        (Some(200..=299), _) => Attempted::Delivered,
+        (Some(300..=399), _) => Attempted::Redirect,
+        (Some(410), _) => Attempted::Gone,
+        (Some(429), _) => Attempted::Throttled,
+        (Some(500..=599), _) => Attempted::ServerError,
+        (Some(_), _) => Attempted::ClientError,
+        (None, Some(PostError::InvalidUrl)) => Attempted::InvalidUrl,
+        (None, Some(PostError::Dns)) => Attempted::Dns,
+        (None, Some(PostError::RefusedAddress)) => Attempted::RefusedAddress,
+        (None, Some(PostError::Connect)) => Attempted::Connect,
+        (None, Some(PostError::Tls)) => Attempted::Tls,
+        (None, Some(PostError::Timeout)) => Attempted::Timeout,
+        (None, Some(PostError::Closed)) => Attempted::Closed,
+        (None, Some(PostError::Protocol)) => Attempted::Protocol,
+        (None, None) => Attempted::Internal,
     }
 }
 
@@ -185,18 +242,6 @@ fn result(job: &Job, started_at: DateTime<Utc>, posted: Posted, next: Next) -> A
     }
 }
 
-/// An attempt that did not reach the network, for a reason that lies with us.
-fn failed_here(
-    job: &Job,
-    started_at: DateTime<Utc>,
-    now: DateTime<Utc>,
-    reason: &str,
-) -> AttemptResult {
-    let mut failed = result(job, started_at, Posted::nothing(), later(job, now, None));
-    failed.attempt.error = Some(reason.to_owned());
-    failed
-}
-
 fn log(job: &Job, posted: &Posted, next: Next) {
     let outcome = match next {
         Next::Done => return,
@@ -209,8 +254,9 @@ fn log(job: &Job, posted: &Posted, next: Next) {
         endpoint.id = %job.owed.endpoint_id,
         message.id = %job.owed.message_id,
         attempt = job.owed.attempts + 1,
+        trace.id = job.owed.trace.map(|trace| hex::encode(trace.trace_id)),
         http.status = posted.status,
-        error = posted.error.map(super::client::PostError::as_str),
+        error = posted.error.map(PostError::as_str),
         duration_ms = posted.duration.as_millis(),
         "webhook not delivered; {outcome}"
     );

@@ -133,6 +133,11 @@ impl Desk {
         self.arrive(owed.into_iter().map(|owed| Job { owed, is_claimed: true }).collect());
     }
 
+    /// How many deliveries are held.
+    pub(super) fn held(&self) -> usize {
+        self.state().all.deliveries
+    }
+
     fn arrive(&self, jobs: Vec<Job>) {
         let mut state = self.state();
         for job in &jobs {
@@ -398,6 +403,8 @@ mod tests {
             body,
             attempts: 0,
             redelivered_after: None,
+            told_at: DateTime::UNIX_EPOCH,
+            trace: None,
         }
     }
 

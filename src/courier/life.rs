@@ -38,6 +38,7 @@ impl Heart {
                     () = self.office.desk.is_disowned(life.process) => {}
                 }
                 self.office.desk.lose();
+                self.office.metrics.courier.lease_expiries.inc();
                 tracing::warn!(
                     process.id = %life.process,
                     "this process lost its id: it drops the deliveries it held, which others \

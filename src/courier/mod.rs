@@ -30,7 +30,7 @@ use std::time::Duration;
 
 use tokio::sync::mpsc;
 use tokio::task::{JoinError, JoinSet};
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
@@ -54,9 +54,10 @@ pub use subscription::{
 };
 
 use crate::clock::{Clock, SystemClock};
+use crate::metrics::{Metrics, Work};
 use crate::secrets::Keyring;
 use crate::shutdown;
-use crate::store::SharedStore;
+use crate::store::{SharedStore, StoreError};
 use crate::webhook::LONGEST_TIMEOUT_SECONDS;
 
 /// No attempt takes longer: the longest timeout that an endpoint can have.
@@ -88,6 +89,8 @@ pub struct CourierParts {
     pub longest_attempt: Duration,
     /// What customers put before `/api/…`: stands in bodies that are made only now.
     pub public_url: Arc<str>,
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
 }
 
 /// Delivers webhooks until it is told to stop.
@@ -119,10 +122,10 @@ impl Courier {
     pub async fn run(self, shutdown: CancellationToken) -> Result<(), CourierDied> {
         let Self { parts, desk, arrivals } = self;
         let CourierParts { longest_attempt, public_url, .. } = parts;
-        let CourierParts { store, clock, system_clock, keyring, client, .. } = parts;
+        let CourierParts { store, clock, system_clock, keyring, client, metrics, .. } = parts;
         let directory = Directory::new(Arc::clone(&store), Arc::clone(&clock), keyring);
         let directory = Arc::new(directory);
-        let office = Office { store, clock, desk };
+        let office = Office { store, clock, desk, metrics };
         let stop_heart = CancellationToken::new();
         let (mut helpers, mut recording) = (JoinSet::new(), JoinSet::new());
         let heart = Heart { office: office.clone(), system_clock };
@@ -162,9 +165,22 @@ struct Office {
     store: SharedStore,
     clock: Arc<dyn Clock>,
     desk: Arc<Desk>,
+    metrics: Arc<Metrics>,
 }
 
 impl Office {
+    /// Waits for a transaction, and notes how long it took.
+    async fn timed<T>(
+        &self,
+        work: Work,
+        transaction: impl Future<Output = Result<T, StoreError>>,
+    ) -> Result<T, StoreError> {
+        let began = Instant::now();
+        let done = transaction.await;
+        self.metrics.transactions.took(work, began.elapsed(), done.is_ok());
+        done
+    }
+
     async fn leave(&self) {
         let Some(process) = self.desk.process() else { return };
         self.desk.lose();
@@ -254,11 +270,13 @@ impl Round {
             && let Some((place, job)) = self.queues.next()
         {
             let carrier = Arc::clone(&self.carrier);
+            carrier.office.metrics.courier.in_flight.inc();
             self.attempts.spawn(async move { (place, carrier.carry(job).await) });
         }
     }
 
     async fn finish(&mut self, ended: Result<(Place, Feedback), JoinError>) {
+        self.carrier.office.metrics.courier.in_flight.dec();
         // Attempts catch their panics, and are aborted only together with this loop.
         let Ok((place, feedback)) = ended else { return };
         self.queues.finished(place, feedback.pace);
@@ -285,7 +303,9 @@ impl Round {
         for job in self.queues.take_all() {
             self.give_back(job).await;
         }
-        while self.attempts.join_next().await.is_some() {}
+        while self.attempts.join_next().await.is_some() {
+            self.carrier.office.metrics.courier.in_flight.dec();
+        }
     }
 }
 

@@ -225,6 +225,7 @@ impl Queues {
 #[cfg(test)]
 mod tests {
     use bytes::Bytes;
+    use chrono::DateTime;
     use proptest::prelude::*;
 
     use super::*;
@@ -246,6 +247,8 @@ mod tests {
             body: Bytes::new(),
             attempts,
             redelivered_after: None,
+            told_at: DateTime::UNIX_EPOCH,
+            trace: None,
         };
         Job { owed, is_claimed: attempts > 0 }
     }

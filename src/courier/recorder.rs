@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
+use chrono::{DateTime, Utc};
 use tokio::sync::mpsc;
 use tokio::time::sleep;
 use uuid::Uuid;
@@ -12,6 +13,7 @@ use super::directory::Directory;
 use super::queue::Job;
 use crate::backoff::Backoff;
 use crate::clock;
+use crate::metrics::Work;
 use crate::store::{AttemptResult, Recorded, StoreError};
 
 /// Results in one write.
@@ -79,7 +81,7 @@ impl Recorder {
             return;
         }
         let now = self.office.clock.now();
-        match persist(|| self.office.store.record(process, &results, now)).await {
+        match persist(|| self.write_down(process, &results, now)).await {
             Ok(recorded) => self.tell(process, results.len(), recorded).await,
             Err(error) if results.len() == 1 => give_up(&results[0], &error),
             // One result that the database refuses must not cost the others theirs.
@@ -99,11 +101,20 @@ impl Recorder {
         let now = self.office.clock.now();
         for result in [result, bare] {
             let result = std::slice::from_ref(&result);
-            match persist(|| self.office.store.record(process, result, now)).await {
+            match persist(|| self.write_down(process, result, now)).await {
                 Ok(recorded) => return self.tell(process, 1, recorded).await,
                 Err(error) => give_up(&result[0], &error),
             }
         }
+    }
+
+    async fn write_down(
+        &self,
+        process: Uuid,
+        results: &[AttemptResult],
+        now: DateTime<Utc>,
+    ) -> Result<Recorded, StoreError> {
+        self.office.timed(Work::Record, self.office.store.record(process, results, now)).await
     }
 
     async fn give_back(&self, process: Uuid, deliveries: &[Uuid]) {
@@ -119,6 +130,9 @@ impl Recorder {
     async fn tell(&self, process: Uuid, results: usize, recorded: Recorded) {
         let Recorded { deliveries, disabled, warned } = recorded;
         let lost = results.saturating_sub(deliveries.len());
+        let metrics = &self.office.metrics.courier;
+        metrics.late_results.inc_by(lost as u64);
+        metrics.disabled_endpoints.inc_by(disabled.len() as u64);
         if lost > 0 {
             tracing::info!(
                 process.id = %process,

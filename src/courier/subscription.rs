@@ -140,7 +140,8 @@ pub async fn ping(
     let (endpoint_id, nonce) = (endpoint.endpoint_id, clock::new_id(now));
     let message_id = MessageId::new(installation, &MessageKey::Ping { endpoint_id, nonce });
     let body = ping_payload(endpoint_id, now);
-    let letter = Letter { url: &endpoint.url, secrets: &secrets, headers, message_id, body };
+    let letter =
+        Letter { url: &endpoint.url, secrets: &secrets, headers, message_id, body, trace: None };
     Ok((message_id, attempt::send(client, letter, now, timeout(endpoint)).await))
 }
 

@@ -10,6 +10,7 @@ use uuid::Uuid;
 use super::Office;
 use crate::backoff::Backoff;
 use crate::clock;
+use crate::metrics::Work;
 use crate::store::{HandOff as _, Slot, StoreError};
 
 const SWEEP_EVERY: Duration = Duration::from_secs(1);
@@ -71,6 +72,7 @@ impl Sweeper {
     async fn rescue(&self) -> Result<bool, StoreError> {
         let now = self.office.clock.now();
         let rescued = self.office.store.rescue(now).await?;
+        self.office.metrics.courier.rescued.inc_by(rescued);
         if rescued > 0 {
             tracing::info!("{rescued} deliveries of processes that died are free again");
         }
@@ -82,6 +84,8 @@ impl Sweeper {
     }
 
     async fn round(&self, memory: &mut Memory) -> Result<Pause, StoreError> {
+        let held = i64::try_from(self.office.desk.held()).unwrap_or(i64::MAX);
+        self.office.metrics.courier.held.set(held);
         let Some(process) = self.office.desk.lively_process() else {
             return Ok(Pause::For(SWEEP_EVERY));
         };
@@ -105,7 +109,8 @@ impl Sweeper {
         let mut unfilled: HashMap<Uuid, Slot> =
             slots.free.iter().map(|slot| (slot.endpoint_id, *slot)).collect();
         if !slots.free.is_empty() {
-            let claimed = self.office.store.claim(process, now, &slots.free).await;
+            let claiming = self.office.store.claim(process, now, &slots.free);
+            let claimed = self.office.timed(Work::Claim, claiming).await;
             // Without an answer there may be claims that nobody knows of.
             let owed = claimed.inspect_err(|_| self.office.desk.disown(process))?;
             for owed in &owed {

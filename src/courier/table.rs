@@ -13,11 +13,11 @@ use uuid::Uuid;
 use crate::clock::SystemClock;
 use crate::finalize::{Prepared, Repriced, Session, Silence, Totals};
 use crate::store::{
-    ApiKey, ApiKeyChange, AttemptResult, AwaitedFile, Batch, Beginning, Bills, Cursor, Delivery,
-    DeliveryFilter, DeliveryState, DeliveryStory, DueEndpoint, Ending, Endpoint, EndpointHealth,
-    Expired, Failure, FailureFilter, HistoryFilter, IntakeState, Next, OpenFailures, Owed,
-    Progress, Recorded, Redelivery, RedeliveryRange, Refusal, Replay, SilentCall, Slot, Store,
-    StoreError, Taken, Terms, Tried, Unjoined, Verdict, Walked,
+    ApiKey, ApiKeyChange, AttemptResult, AwaitedFile, Backlog, Batch, Beginning, Bills, Cursor,
+    Delivery, DeliveryFilter, DeliveryState, DeliveryStory, DueEndpoint, Ending, Endpoint,
+    EndpointHealth, Expired, Failure, FailureFilter, HistoryFilter, IntakeState, Next,
+    OpenFailures, Owed, Progress, Recorded, Redelivery, RedeliveryRange, Refusal, Replay,
+    SilentCall, Slot, Store, StoreError, Taken, Terms, Tried, Unjoined, Verdict, Walked,
 };
 use crate::webhook::MessageId;
 
@@ -238,6 +238,10 @@ impl Store for Table {
             .values()
             .filter(|row| row.state == DeliveryState::Pending && row.process.is_none());
         Ok(pending.map(|row| row.next_attempt_at).min())
+    }
+
+    async fn backlog(&self, _now: DateTime<Utc>) -> Result<Backlog, StoreError> {
+        unreachable!("the courier does not ask for this")
     }
 
     async fn endpoint_health(

@@ -51,6 +51,7 @@ impl World {
         let keyring = Keyring::new([7; 32]);
         let guard = Guard { allow: vec!["127.0.0.0/8".parse().unwrap()], allow_http: false };
         let courier = Courier::new(CourierParts {
+            metrics: Arc::default(),
             store: Arc::<Table>::clone(&table),
             clock: Arc::<HandClock>::clone(&clock),
             system_clock: None,
@@ -115,6 +116,8 @@ impl World {
             body: Bytes::from(format!("{{\"delivery\":\"{delivery_id}\"}}")),
             attempts,
             redelivered_after: None,
+            told_at: self.clock.now(),
+            trace: None,
         };
         let row = Row {
             owed: owed.clone(),

@@ -26,6 +26,7 @@ mod surrogates;
 #[cfg(test)]
 mod tests;
 mod text;
+mod trace;
 mod usage;
 mod wire;
 
@@ -34,6 +35,7 @@ pub use egress::{Egress, EgressFile, EgressStatus, egress_from_slice, recording_
 pub use named::Named;
 pub use rejection::{FailureCode, Rejection};
 pub use text::Text;
+pub use trace::TraceParent;
 
 use chrono::{DateTime, Utc};
 use serde::Serialize;

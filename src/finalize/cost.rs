@@ -1,6 +1,6 @@
 //! What a call cost: usage times the price book, in decimal arithmetic, rounded once.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::fmt;
 
 use rust_decimal::prelude::ToPrimitive;
@@ -201,6 +201,23 @@ fn round_to_micros(shares: Decimal) -> i64 {
     let rounded = micros.round_dp_with_strategy(0, RoundingStrategy::MidpointNearestEven);
     // The bounds on usage and prices keep a call's cost far below this.
     rounded.to_i64().unwrap_or(i64::MAX)
+}
+
+/// The kinds of usage that a breakdown says have no price, each once.
+pub fn unpriced_kinds(breakdown: &str) -> BTreeSet<UsageKind> {
+    #[derive(Deserialize)]
+    struct Unpriced {
+        unpriced: Vec<Kind>,
+    }
+    #[derive(Deserialize)]
+    struct Kind {
+        kind: UsageKind,
+    }
+    if breakdown.ends_with(r#""unpriced":[]}"#) {
+        return BTreeSet::new();
+    }
+    let read: Option<Unpriced> = serde_json::from_str(breakdown).ok();
+    read.into_iter().flat_map(|read| read.unpriced).map(|Kind { kind }| kind).collect()
 }
 
 /// `{"lines": [{kind, provider, model, cost_usd}], "unpriced": [{kind, provider, model}]}`.
@@ -424,6 +441,7 @@ mod tests {
                 r#"{"kind":"tts","provider":"chatterbox","model":"chatterbox-en-v1"}]}"#
             )
         );
+        assert_eq!(unpriced_kinds(&cost.breakdown), BTreeSet::from([UsageKind::Tts]));
     }
 
     #[test]
@@ -431,6 +449,7 @@ mod tests {
         let cost = page_cost("api.openai.com", "tts-1");
         assert_eq!(cost.micros, 29_133);
         assert!(cost.breakdown.ends_with(r#""unpriced":[]}"#));
+        assert_eq!(unpriced_kinds(&cost.breakdown), BTreeSet::new());
     }
 
     #[test]

@@ -16,7 +16,7 @@ use super::recording::{Finding, awaited_egress, egress_outcome, merge_egress, se
 use super::session::Session;
 use super::silence::{FinishedRoom, Silence, abandon, room_of};
 use super::summary::{full_payload, thin_payload};
-use crate::event::{Digest, Egress, FailureCode, Rejection};
+use crate::event::{Digest, Egress, FailureCode, Rejection, TraceParent};
 use crate::webhook::{Endpoint, EventType, MessageId, MessageKey, PayloadKind};
 
 /// One event, decoded and finalized as far as it can be without the store.
@@ -30,6 +30,8 @@ pub struct Prepared {
     pub source: Arc<str>,
     /// What the transport said of it, for the failure it may become: a JSON list of `{name, value}`.
     pub headers: Option<Arc<str>>,
+    /// The trace it belongs to, if the transport said so: what is told because of it carries it on.
+    pub trace: Option<TraceParent>,
     /// The event's `event_id` and `type`, for tracing and for the failure it may become.
     pub event_id: Option<String>,
     /// See `event_id`.
@@ -165,6 +167,8 @@ pub struct NewMessage {
     pub thin: Option<Bytes>,
     /// The body for `full` endpoints, if one is owed it.
     pub full: Option<Bytes>,
+    /// The trace of the event that it is told because of.
+    pub trace: Option<TraceParent>,
 }
 
 /// A delivery to keep.
@@ -194,9 +198,11 @@ pub fn plan(snapshot: Snapshot<'_>, events: &[Prepared]) -> Plan {
         spent_checkpoints: BTreeSet::new(),
         joinable_sessions: BTreeSet::new(),
         looked_at: BTreeSet::new(),
+        trace: None,
         plan: Plan::default(),
     };
     for (position, event) in events.iter().enumerate() {
+        merge.trace = event.trace;
         let outcome = match &event.change {
             Ok(change) => merge.take(change),
             Err(rejection) => Err(rejection.clone()),
@@ -229,6 +235,8 @@ struct Merge<'a> {
     spent_checkpoints: BTreeSet<Uuid>,
     joinable_sessions: BTreeSet<Uuid>,
     looked_at: BTreeSet<String>,
+    /// Of the event that is being taken.
+    trace: Option<TraceParent>,
     plan: Plan,
 }
 
@@ -594,6 +602,7 @@ impl Merge<'_> {
             egress_id: egress_id.map(str::to_owned),
             thin: owed[0].then(|| thin_payload(event_type, at, session, egress_id, url)),
             full: owed[1].then(|| full_payload(event_type, at, session, egress_id, url)),
+            trace: self.trace,
         });
     }
 

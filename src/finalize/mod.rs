@@ -15,7 +15,7 @@ mod summary;
 mod transcript;
 mod usage;
 
-pub use cost::{Cost, Dollars, PriceBook, PriceBookError};
+pub use cost::{Cost, Dollars, PriceBook, PriceBookError, unpriced_kinds};
 pub use difference::{Difference, differences};
 pub use history::{HistoryData, Totals};
 pub use join::{JoinedBy, JoinedEgress, recorded_span};

@@ -3,18 +3,22 @@
 use std::panic::{AssertUnwindSafe, resume_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use chrono::{DateTime, Utc};
 use futures_util::FutureExt as _;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
+use super::count::count;
 use super::{Disposition, IntakeDied, IntakeParts, Patience, Ticket};
 use crate::backoff::Backoff;
 use crate::event::{FailureCode, Rejection};
 use crate::finalize::{Change, Outcome, Prepared};
+use crate::metrics::Work;
+use crate::spans::{Doing, Span};
 use crate::store::{Batch, StoreError, Terms};
 
 /// Transactions in flight; while they are, the next batch gathers. Two keep PostgreSQL and this
@@ -116,10 +120,18 @@ impl Taker {
         while let Some(batch) = open.pop() {
             let (prepared, callers): (Vec<_>, Vec<_>) =
                 batch.into_iter().map(Ticket::split).unzip();
-            let taking = AssertUnwindSafe(self.try_take(&prepared)).catch_unwind();
-            match taking.await {
+            let (began, began_at) = (Instant::now(), self.parts.clock.now());
+            let taken = AssertUnwindSafe(self.try_take(&prepared)).catch_unwind().await;
+            let is_committed = matches!(taken, Ok(Ok(_)));
+            self.parts.metrics.transactions.took(Work::Take, began.elapsed(), is_committed);
+            match taken {
                 Ok(Ok(outcomes)) => {
-                    (backoff, held) = (Backoff::default(), None);
+                    backoff = Backoff::default();
+                    if held.take().is_some() {
+                        tracing::info!("intake goes on: the database answers again");
+                    }
+                    count(&self.parts, &prepared, &outcomes);
+                    span(&prepared, began_at, self.parts.clock.now());
                     answer(prepared, callers, outcomes);
                 }
                 Ok(Err(StoreError::Rejected(error))) if !is_bare(&prepared) => {
@@ -133,7 +145,7 @@ impl Taker {
                         continue;
                     }
                     open.push(patient);
-                    held.get_or_insert_with(|| Held::new(&self.held_batches));
+                    held.get_or_insert_with(|| self.hold());
                     let pause = tokio::time::sleep(backoff.next(crate::clock::chance()));
                     self.shutdown.run_until_cancelled(pause).await;
                 }
@@ -146,6 +158,11 @@ impl Taker {
                 }
             }
         }
+    }
+
+    fn hold(&self) -> Held {
+        self.parts.metrics.intake.pauses.inc();
+        Held::new(&self.held_batches)
     }
 
     /// Answers the impatient, and after the shutdown everyone; the rest is to be taken again,
@@ -240,10 +257,22 @@ fn answer(prepared: Vec<Prepared>, callers: Vec<Caller>, outcomes: Vec<Outcome>)
                     failure.code = %rejection.code,
                     failure.pointer = rejection.pointer,
                     session.id = rejection.session_id.map(tracing::field::display),
+                    trace.id = event.trace.map(|trace| hex::encode(trace.trace_id)),
                     "an event could not be finalized and is kept as a failure"
                 );
                 Disposition::Rejected { failure_id, rejection }
             }
+        });
+    }
+}
+
+/// Tells the traces of these events that they were taken.
+fn span(prepared: &[Prepared], began_at: DateTime<Utc>, ended_at: DateTime<Utc>) {
+    for event in prepared.iter().filter(|event| event.trace.is_some()) {
+        Span::begin(Doing::TakeEvent, event.trace, began_at).end(ended_at, true, || {
+            let session_id = session_of(event).map(|id| ("session.id", id.to_string()));
+            let event_type = event.event_type.map(|name| ("event.type", name.to_owned()));
+            session_id.into_iter().chain(event_type).collect()
         });
     }
 }

@@ -34,6 +34,7 @@ impl Findings {
     pub fn prepared(change: Change, now: DateTime<Utc>) -> Prepared {
         Prepared {
             headers: None,
+            trace: None,
             change: Ok(change),
             raw: Bytes::new(),
             source: "sweep".into(),

@@ -1,11 +1,15 @@
 //! What a transport says of an event beside its bytes, kept for the failure that it may become.
 //! Bounded, whatever it says, and without what proves who somebody is.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use lapin::protocol::BasicProperties;
 use lapin::types::{AMQPValue, FieldTable};
+use serde::Deserialize;
 use serde_json::{Value, json};
+
+use crate::event::TraceParent;
 
 /// More headers are left out.
 const MOST: usize = 40;
@@ -28,9 +32,12 @@ const OF_HTTP: [&str; 8] = [
     "user-agent",
     "x-request-id",
     "x-forwarded-for",
-    "traceparent",
+    TRACEPARENT,
     "tracestate",
 ];
+
+/// Where a transport says which trace an event belongs to.
+const TRACEPARENT: &str = "traceparent";
 
 /// A JSON list of `{name, value}`; `None` if there is nothing.
 pub type Headers = Option<Arc<str>>;
@@ -69,6 +76,23 @@ pub(super) fn of_message(
     let others = table.into_iter().flatten();
     let others = others.map(|(name, value)| (name.to_string(), value_of(value, 0)));
     list(own.chain(others))
+}
+
+/// One of the headers that are kept.
+#[derive(Deserialize)]
+struct Kept<'a> {
+    #[serde(borrow)]
+    name: Cow<'a, str>,
+    value: Value,
+}
+
+/// The trace that an event belongs to, from what is kept of its headers: so a failure that is
+/// replayed still has it.
+pub(super) fn trace_of(headers: Option<&str>) -> Option<TraceParent> {
+    let list = headers.filter(|list| list.contains(TRACEPARENT))?;
+    let kept: Vec<Kept<'_>> = serde_json::from_str(list).ok()?;
+    let trace = kept.iter().find(|header| header.name == TRACEPARENT)?;
+    TraceParent::parse(trace.value.as_str()?)
 }
 
 fn list(headers: impl Iterator<Item = (String, Value)>) -> Headers {

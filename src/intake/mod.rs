@@ -6,11 +6,13 @@
 
 pub mod amqp;
 mod batch;
+mod count;
 pub mod file;
 mod findings;
 mod headers;
 pub mod livekit;
 mod prepare;
+mod progress;
 mod replay;
 mod retention;
 mod silence;
@@ -26,9 +28,12 @@ use tokio::task::JoinError;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use uuid::Uuid;
 
+use progress::Progress;
+
 use crate::clock::Clock;
 use crate::event::Rejection;
 use crate::finalize::{Prepared, PriceBook};
+use crate::metrics::Metrics;
 use crate::shutdown::describe;
 use crate::store::{HandOff, Owed, SharedStore};
 
@@ -131,6 +136,8 @@ pub struct IntakeParts {
     pub desk: Arc<dyn Desk>,
     /// Larger events become failures.
     pub max_event_bytes: usize,
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
 }
 
 /// The way in. Cheap to clone; the batches stop when the last clone is gone.
@@ -141,6 +148,7 @@ pub struct Intake {
     held_batches: Arc<AtomicUsize>,
     /// In microseconds since 1970.
     caught_up_at: Arc<AtomicI64>,
+    progress: Arc<Progress>,
     closed: CancellationToken,
 }
 
@@ -186,6 +194,7 @@ impl Intake {
             tickets,
             held_batches: Arc::clone(&held_batches),
             caught_up_at: Arc::new(AtomicI64::new(i64::MIN)),
+            progress: Arc::default(),
             closed: closed.clone(),
         };
         (intake, batch::run(parts, waiting, held_batches, shutdown, closed))
@@ -245,6 +254,12 @@ impl Intake {
     /// The latest time of which that was said.
     pub fn caught_up_at(&self) -> Option<DateTime<Utc>> {
         DateTime::from_timestamp_micros(self.caught_up_at.load(Ordering::Relaxed))
+    }
+
+    /// A consumer has events to take, and for too long none of them was, although the database
+    /// answers.
+    pub fn is_stalled(&self) -> bool {
+        !self.is_paused() && self.progress.is_stalled(self.parts.clock.now())
     }
 
     /// What this intake works with.

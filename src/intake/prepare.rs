@@ -4,7 +4,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use chrono::{DateTime, Utc};
 
-use super::{RawEvent, livekit};
+use super::{RawEvent, headers::trace_of, livekit};
 use crate::clock::new_id;
 use crate::event::{Egress, Event, FailureCode, Rejection, decode};
 use crate::finalize::{Change, FinishedRoom, Prepared, PriceBook, finalize, start};
@@ -26,7 +26,8 @@ pub fn prepare(
             Err(_) => (Err(panicked(&bytes)), None, None),
         }
     };
-    Prepared { change, raw: bytes, source, headers, event_id, event_type, failure_id: new_id(now) }
+    let (trace, failure_id) = (trace_of(headers.as_deref()), new_id(now));
+    Prepared { change, raw: bytes, source, headers, trace, event_id, event_type, failure_id }
 }
 
 /// A message that the broker gave up on, to be kept as a failure.
@@ -42,6 +43,7 @@ pub fn dead_letter(event: RawEvent, reason: &str, now: DateTime<Utc>) -> Prepare
         raw: bytes,
         source,
         headers,
+        trace: None,
         event_id: None,
         event_type: None,
         failure_id: new_id(now),

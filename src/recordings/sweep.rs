@@ -11,14 +11,16 @@ use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use futures_util::future::join_all;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::{PlaceError, Places};
 use crate::clock::{Clock, chance};
+use crate::event::FailureCode;
 use crate::finalize::{Change, Finding, Prepared};
 use crate::intake::Findings;
+use crate::metrics::{Look, Metrics};
 use crate::store::{AwaitedFile, SharedStore, StoreError};
 
 const ROUND_EVERY: Duration = Duration::from_mins(1);
@@ -50,6 +52,8 @@ pub struct SweepParts {
     pub public_url: String,
     /// How long after a session became readable its recording may still come.
     pub deadline: Duration,
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
 }
 
 /// The sweep over recordings.
@@ -102,6 +106,8 @@ impl Sweep {
         };
         let store = &self.parts.store;
         let expired = store.expire_recordings(first_seen_by, now, SETTLED_AT_ONCE).await?;
+        let failed = expired.failed as u64;
+        self.parts.metrics.intake.failures.of(FailureCode::UnmatchedRecording).inc_by(failed);
         if expired.failed > 0 {
             tracing::warn!("{} recordings belong to no session: kept as failures", expired.failed);
         }
@@ -159,6 +165,18 @@ impl Sweep {
 
     /// Whether the file is there, or why that cannot be told.
     async fn see(&self, url: &str) -> Result<bool, String> {
+        let began = Instant::now();
+        let seen = self.ask(url).await;
+        let look = match seen {
+            Ok(true) => Look::Found,
+            Ok(false) => Look::Missing,
+            Err(_) => Look::Unavailable,
+        };
+        self.parts.metrics.looks.of(look).observe(began.elapsed().as_secs_f64());
+        seen
+    }
+
+    async fn ask(&self, url: &str) -> Result<bool, String> {
         match timeout(LOOK_WITHIN, self.parts.places.head(url)).await {
             Ok(Ok(bytes)) => Ok(bytes.is_some_and(|bytes| bytes > 0)),
             // Nobody may look there: the worker's word counts.

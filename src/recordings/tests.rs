@@ -347,7 +347,9 @@ async fn a_bucket_that_is_closed_keeps_no_other_recording_waiting_and_fails_none
     let (endpoint, asked) = fake_s3().await;
     let urls = ["s3://closed/c.mp4", "s3://calls/eu/a.mp4", "s3://calls/eu/b.mp4"];
     let sessions = sessions_with(&store, &urls).await;
+    let metrics = Arc::<crate::metrics::Metrics>::default();
     let sweep = Sweep::new(SweepParts {
+        metrics: Arc::clone(&metrics),
         store: Arc::clone(&store),
         clock: Arc::new(Noon),
         places: Arc::new(buckets(&endpoint, &["s3://calls/eu", "s3://closed"])),
@@ -355,6 +357,11 @@ async fn a_bucket_that_is_closed_keeps_no_other_recording_waiting_and_fails_none
         deadline: Duration::from_mins(30),
     });
     assert!(!sweep.look().await.unwrap());
+    for (outcome, looks) in [("found", 1), ("missing", 1), ("unavailable", 1)] {
+        let name = "finalizer_recording_look_duration_seconds_count";
+        let line = format!("{name}{{outcome=\"{outcome}\"}} {looks}\n");
+        assert!(metrics.encode().contains(&line), "{line}");
+    }
     let mut states = Vec::new();
     for session_id in sessions {
         let recording = store.session(session_id).await.unwrap().unwrap().recording;

@@ -8,6 +8,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
+use crate::event::TraceParent;
 use crate::webhook::{EventType, Failing, MessageId};
 
 /// A delivery that this process holds: all that an attempt needs.
@@ -31,6 +32,10 @@ pub struct Owed {
     pub attempts: u32,
     /// Attempts made before somebody had it sent again; `None`: nobody had.
     pub redelivered_after: Option<u32>,
+    /// Since when there is something to tell: the session is readable as long.
+    pub told_at: DateTime<Utc>,
+    /// The trace of the event that brought it about.
+    pub trace: Option<TraceParent>,
 }
 
 impl Owed {
@@ -44,6 +49,20 @@ impl Owed {
         self.attempts.saturating_sub(self.redelivered_after.unwrap_or(0))
     }
 }
+
+/// How much there is to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Backlog {
+    /// Deliveries that are owed: [`BACKLOG_COUNTED`] if it is so many or more.
+    pub pending: u32,
+    /// When the one fell due that has waited longest and may be attempted, if any is due.
+    pub due_since: Option<DateTime<Utc>>,
+    /// Failures that are open: [`BACKLOG_COUNTED`] if it is so many or more.
+    pub open_failures: u32,
+}
+
+/// More are not counted: whoever asks does so every few seconds.
+pub const BACKLOG_COUNTED: u32 = 10_000;
 
 /// Endpoints that have something due.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -36,8 +36,8 @@ use crate::webhook::MessageId;
 
 pub use crate::webhook::Endpoint;
 pub use delivery::{
-    Attempt, AttemptResult, Cause, Delivery, DeliveryFilter, DeliveryState, DeliveryStory,
-    DueEndpoint, EndpointHealth, Next, Owed, Recorded, Slot, Verdict,
+    Attempt, AttemptResult, BACKLOG_COUNTED, Backlog, Cause, Delivery, DeliveryFilter,
+    DeliveryState, DeliveryStory, DueEndpoint, EndpointHealth, Next, Owed, Recorded, Slot, Verdict,
 };
 pub use failures::{
     Beginning, Closed, Ending, Failure, FailureFilter, FailurePlace, FailureState, Refusal,
@@ -277,6 +277,9 @@ pub trait Store: Send + Sync + 'static {
         results: &[AttemptResult],
         now: DateTime<Utc>,
     ) -> Result<Recorded, StoreError>;
+
+    /// How much there is to do, counted only so far that it may be asked often.
+    async fn backlog(&self, now: DateTime<Utc>) -> Result<Backlog, StoreError>;
 
     /// When the next unclaimed delivery falls due.
     async fn next_due(&self) -> Result<Option<DateTime<Utc>>, StoreError>;

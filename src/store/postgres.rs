@@ -33,12 +33,12 @@ use super::transaction::{
     DeliveryToKeep, EgressKeys, FailureToKeep, Health, RoomKeys, Rowwise, SessionKeys, Transaction,
 };
 use super::{
-    ApiKey, ApiKeyChange, AttemptResult, AwaitedFile, Batch, Beginning, Bills, Cause, Cursor,
-    Delivery, DeliveryFilter, DeliveryState, DeliveryStory, DueEndpoint, Ending, Endpoint,
-    EndpointHealth, Expired, Failure, FailureFilter, HistoryFilter, IntakeState, OpenFailures,
-    Owed, Progress, Recorded, Redelivery, RedeliveryRange, Refusal, Replay, SilentCall, Slot,
-    Store, StoreError, Taken, Terms, Tried, Unjoined, Walked, failures, record, recording,
-    redelivery, replays, sql, take, within,
+    ApiKey, ApiKeyChange, AttemptResult, AwaitedFile, BACKLOG_COUNTED, Backlog, Batch, Beginning,
+    Bills, Cause, Cursor, Delivery, DeliveryFilter, DeliveryState, DeliveryStory, DueEndpoint,
+    Ending, Endpoint, EndpointHealth, Expired, Failure, FailureFilter, HistoryFilter, IntakeState,
+    OpenFailures, Owed, Progress, Recorded, Redelivery, RedeliveryRange, Refusal, Replay,
+    SilentCall, Slot, Store, StoreError, Taken, Terms, Tried, Unjoined, Walked, failures, record,
+    recording, redelivery, replays, sql, take, within,
 };
 #[cfg(feature = "crash-points")]
 use crate::crash::{self, Defect};
@@ -57,6 +57,7 @@ const MIGRATIONS: &[super::MigrationFile] = &[
     (5, "recordings", include_str!("../../migrations/postgres/0005_recordings.sql")),
     (6, "failures", include_str!("../../migrations/postgres/0006_failures.sql")),
     (7, "checkpoints", include_str!("../../migrations/postgres/0007_checkpoints.sql")),
+    (8, "traces", include_str!("../../migrations/postgres/0008_traces.sql")),
 ];
 
 const SESSIONS_BY_KEYS: &str = concat!(
@@ -218,9 +219,9 @@ const PUT_ROOMS: &str = concat!(
 );
 
 const PUT_MESSAGES: &str = "INSERT INTO messages
-        (message_id, type, session_id, egress_id, thin, full_body, created_at)
-    SELECT *, $7 FROM unnest($1::bytea[], $2::text[], $3::uuid[], $4::text[], $5::bytea[],
-        $6::bytea[])
+        (message_id, type, session_id, egress_id, thin, full_body, traceparent, created_at)
+    SELECT *, $8 FROM unnest($1::bytea[], $2::text[], $3::uuid[], $4::text[], $5::bytea[],
+        $6::bytea[], $7::text[])
     ON CONFLICT DO NOTHING
     RETURNING message_id";
 
@@ -252,7 +253,7 @@ const CLAIM: &str = "WITH due AS (
         RETURNING delivery_id, process_id, message_id, endpoint_id, attempts, payload,
             redelivered_after)
     SELECT delivery_id, process_id, claimed.message_id, claimed.endpoint_id, owner, attempts,
-        redelivered_after, type,
+        redelivered_after, type, messages.created_at AS told_at, traceparent,
         CASE claimed.payload WHEN 'full' THEN full_body ELSE thin END AS body
     FROM claimed
     JOIN messages ON messages.message_id = claimed.message_id
@@ -825,6 +826,7 @@ impl Transaction for Writing {
             |message| message.egress_id.as_deref(),
             |message| message.thin.as_deref(),
             |message| message.full.as_deref(),
+            |message| message.trace.map(|trace| trace.to_string()),
         )
         .bind(now)
         .fetch_all(&mut *self.0)

@@ -156,6 +156,7 @@ async fn tell_disabled(
         // There is no more to say to those who want everything.
         thin: Some(disabled_payload(endpoint, reason, failing.as_ref(), now)),
         full: None,
+        trace: None,
     };
     tx.put_messages(&[message], now).await?;
     let told = others.iter().filter(|other| other.hears_of_disabled(endpoint));

@@ -13,7 +13,7 @@ use super::{
     Progress, Redelivery, RedeliveryRange, RedeliveryState, Replay, ReplayOutcome, ReplayState,
     Replaying, SilentCall, Statuses, StoreError, Walked,
 };
-use crate::event::{Digest, Egress, FailureCode, Rejection};
+use crate::event::{Digest, Egress, FailureCode, Rejection, TraceParent};
 use crate::finalize::{
     Bill, Cost, FinishedRoom, JoinedBy, JoinedEgress, RecordingState, RecordingStatus, Session,
     Totals,
@@ -415,6 +415,8 @@ row!(OwedRow {
     body: Vec<u8>,
     attempts: i32,
     redelivered_after: Option<i32>,
+    told_at: DateTime<Utc>,
+    traceparent: Option<String>,
 });
 
 impl OwedRow {
@@ -437,6 +439,8 @@ impl TryFrom<OwedRow> for Owed {
             body: Bytes::from(row.body),
             attempts: count(row.attempts),
             redelivered_after: row.redelivered_after.map(count),
+            told_at: row.told_at,
+            trace: row.traceparent.as_deref().and_then(TraceParent::parse),
         })
     }
 }

@@ -522,6 +522,30 @@ macro_rules! impl_store {
                 .await
             }
 
+            async fn backlog(&self, now: DateTime<Utc>) -> Result<Backlog, StoreError> {
+                within(async {
+                    let most = i64::from(BACKLOG_COUNTED);
+                    let pending: i64 = query_scalar(sql::PENDING)
+                        .bind(most)
+                        .fetch_one(&self.readers)
+                        .await
+                        .map_err(failed)?;
+                    let due_since = query_scalar(sql::DUE_SINCE)
+                        .bind(now)
+                        .fetch_one(&self.readers)
+                        .await
+                        .map_err(failed)?;
+                    let open: i64 = query_scalar(sql::OPEN_FAILURES_COUNTED)
+                        .bind(most)
+                        .fetch_one(&self.readers)
+                        .await
+                        .map_err(failed)?;
+                    let count = |found: i64| u32::try_from(found).unwrap_or(BACKLOG_COUNTED);
+                    Ok(Backlog { pending: count(pending), due_since, open_failures: count(open) })
+                })
+                .await
+            }
+
             async fn next_due(&self) -> Result<Option<DateTime<Utc>>, StoreError> {
                 within(async {
                     query_scalar(sql::NEXT_DUE).fetch_one(&self.readers).await.map_err(failed)

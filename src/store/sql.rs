@@ -448,6 +448,48 @@ pub(super) const DUE_ENDPOINTS: &str = "SELECT endpoint_id, owner, rate_limit_pe
           AND is_retry
         ORDER BY process_id, next_attempt_at LIMIT 1) <= $1)";
 
+/// In the order of the index: whoever looks for `pending` in the table may read all of it.
+pub(super) const PENDING: &str = "SELECT COUNT(*) FROM (
+        SELECT 1 AS one FROM deliveries
+        WHERE state = 'pending'
+        ORDER BY process_id, endpoint_id, is_retry, next_attempt_at
+        LIMIT $1) AS counted";
+
+pub(super) const OPEN_FAILURES_COUNTED: &str = "SELECT COUNT(*) FROM (
+        SELECT 1 AS one FROM failures
+        WHERE state = 'open'
+        ORDER BY failure_id
+        LIMIT $1) AS counted";
+
+/// The longest due of an endpoint's first attempts, or of its retries.
+macro_rules! longest_due {
+    ($is_retry:literal) => {
+        concat!(
+            "SELECT (
+                SELECT next_attempt_at FROM deliveries
+                WHERE state = 'pending' AND process_id IS NULL
+                  AND deliveries.endpoint_id = endpoints.endpoint_id
+                  AND ",
+            $is_retry,
+            "
+                ORDER BY process_id, next_attempt_at LIMIT 1) AS due
+            FROM endpoints
+            WHERE disabled_at IS NULL AND deleted_at IS NULL
+              AND NOT EXISTS (
+                SELECT 1 FROM endpoint_health
+                WHERE endpoint_health.endpoint_id = endpoints.endpoint_id AND paused_until > $1)"
+        )
+    };
+}
+
+pub(super) const DUE_SINCE: &str = concat!(
+    "SELECT MIN(due) FROM (",
+    longest_due!("NOT is_retry"),
+    " UNION ALL ",
+    longest_due!("is_retry"),
+    ") AS longest WHERE due <= $1"
+);
+
 pub(super) const NEXT_DUE: &str = "SELECT MIN((
         SELECT next_attempt_at FROM deliveries
         WHERE state = 'pending' AND process_id IS NULL

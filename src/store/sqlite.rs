@@ -35,12 +35,12 @@ use super::transaction::{
     DeliveryToKeep, EgressKeys, FailureToKeep, Health, RoomKeys, Rowwise, SessionKeys, Transaction,
 };
 use super::{
-    ApiKey, ApiKeyChange, AttemptResult, AwaitedFile, Batch, Beginning, Bills, Cause, Cursor,
-    Delivery, DeliveryFilter, DeliveryState, DeliveryStory, DueEndpoint, Ending, Endpoint,
-    EndpointHealth, Expired, Failure, FailureFilter, HistoryFilter, IntakeState, OpenFailures,
-    Owed, Progress, Recorded, Redelivery, RedeliveryRange, Refusal, Replay, SilentCall, Slot,
-    Store, StoreError, Taken, Terms, Tried, Unjoined, Walked, failures, record, recording,
-    redelivery, replays, sql, take, within,
+    ApiKey, ApiKeyChange, AttemptResult, AwaitedFile, BACKLOG_COUNTED, Backlog, Batch, Beginning,
+    Bills, Cause, Cursor, Delivery, DeliveryFilter, DeliveryState, DeliveryStory, DueEndpoint,
+    Ending, Endpoint, EndpointHealth, Expired, Failure, FailureFilter, HistoryFilter, IntakeState,
+    OpenFailures, Owed, Progress, Recorded, Redelivery, RedeliveryRange, Refusal, Replay,
+    SilentCall, Slot, Store, StoreError, Taken, Terms, Tried, Unjoined, Walked, failures, record,
+    recording, redelivery, replays, sql, take, within,
 };
 use crate::event::FailureCode;
 use crate::finalize::{
@@ -57,6 +57,7 @@ const MIGRATIONS: &[super::MigrationFile] = &[
     (5, "recordings", include_str!("../../migrations/sqlite/0005_recordings.sql")),
     (6, "failures", include_str!("../../migrations/sqlite/0006_failures.sql")),
     (7, "checkpoints", include_str!("../../migrations/sqlite/0007_checkpoints.sql")),
+    (8, "traces", include_str!("../../migrations/sqlite/0008_traces.sql")),
 ];
 
 const SESSIONS_BY_KEYS: &str = concat!(
@@ -186,8 +187,8 @@ const PUT_ROOM: &str = concat!(
 );
 
 const PUT_MESSAGE: &str = "INSERT INTO messages
-        (message_id, type, session_id, egress_id, thin, full_body, created_at)
-    VALUES ($1, $2, $3, $4, $5, $6, $7)
+        (message_id, type, session_id, egress_id, thin, full_body, traceparent, created_at)
+    VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
     ON CONFLICT DO NOTHING";
 
 const PUT_DELIVERY: &str = "INSERT INTO deliveries
@@ -205,6 +206,10 @@ const CLAIM: &str = "UPDATE deliveries SET process_id = $1
     RETURNING delivery_id, process_id, message_id, endpoint_id, attempts, redelivered_after,
         (SELECT owner FROM endpoints WHERE endpoints.endpoint_id = deliveries.endpoint_id) AS owner,
         (SELECT type FROM messages WHERE messages.message_id = deliveries.message_id) AS type,
+        (SELECT created_at FROM messages WHERE messages.message_id = deliveries.message_id)
+            AS told_at,
+        (SELECT traceparent FROM messages WHERE messages.message_id = deliveries.message_id)
+            AS traceparent,
         (SELECT CASE payload WHEN 'full' THEN full_body ELSE thin END
          FROM messages WHERE messages.message_id = deliveries.message_id) AS body";
 
@@ -600,6 +605,7 @@ impl Transaction for Writing {
                 .bind(&message.egress_id)
                 .bind(message.thin.as_deref())
                 .bind(message.full.as_deref())
+                .bind(message.trace.map(|trace| trace.to_string()))
                 .bind(now)
                 .execute(&mut *self.0)
                 .await

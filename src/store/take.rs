@@ -340,6 +340,8 @@ fn deliveries(
                 body,
                 attempts: 0,
                 redelivered_after: None,
+                told_at: now,
+                trace: message.trace,
             });
         }
         kept.push(DeliveryToKeep {
@@ -514,6 +516,7 @@ pub(super) fn as_events(egresses: Vec<JoinedEgress>, now: DateTime<Utc>) -> Vec<
             raw: bytes::Bytes::new(),
             source: "store".into(),
             headers: None,
+            trace: None,
             event_id: None,
             event_type: None,
             failure_id: new_id(now),

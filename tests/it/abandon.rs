@@ -634,6 +634,7 @@ async fn the_running_service_keeps_up_with_its_queue_and_gives_up_silent_calls(t
 
 fn intake_parts(test: &TestStore, clock: &Arc<HandClock>) -> IntakeParts {
     IntakeParts {
+        metrics: Arc::default(),
         store: Arc::clone(&test.store),
         clock: Arc::<HandClock>::clone(clock),
         prices: Arc::new(PriceBook::builtin()),
@@ -704,6 +705,7 @@ fn assert_conflict(outcome: &Outcome, pointer: Option<&str>) {
 fn courier(api: &Api) -> Courier {
     let guard = Guard { allow: vec!["127.0.0.0/8".parse().unwrap()], allow_http: false };
     Courier::new(CourierParts {
+        metrics: Arc::default(),
         store: Arc::clone(&api.test.store),
         clock: Arc::<crate::api::HandClock>::clone(&api.clock),
         system_clock: None,

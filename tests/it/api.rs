@@ -8,7 +8,8 @@ use axum::body::Body;
 use bytes::Bytes;
 use chrono::{DateTime, TimeDelta, Utc};
 use finalizer::api::{
-    ApiState, Authenticator, LivekitKey, NewApiKey, Origins, Webhooks, new_api_key, paths, router,
+    ApiState, Authenticator, LivekitKey, NewApiKey, Origins, Probes, Webhooks, new_api_key, paths,
+    router,
 };
 use finalizer::clock::Clock;
 use finalizer::courier::{Client, ClientOptions, Guard};
@@ -102,6 +103,7 @@ impl Api {
         let clock = Arc::new(HandClock(Mutex::new(noon())));
         let stop = CancellationToken::new();
         let parts = IntakeParts {
+            metrics: Arc::default(),
             store: test.store.clone(),
             clock: clock.clone(),
             prices: Arc::new(PriceBook::builtin()),
@@ -132,7 +134,13 @@ impl Api {
             intake: Some(intake.clone()),
             replayer: Some(replayer),
             livekit: Some(Arc::new(LivekitKey::new(LIVEKIT_KEY, LIVEKIT_SECRET))),
-            health: health.clone(),
+            probes: Probes::new(
+                test.store.clone(),
+                clock.clone(),
+                health.clone(),
+                Some(intake.clone()),
+                Arc::default(),
+            ),
             origins: Origins::default(),
         };
         let paths = paths();
@@ -560,13 +568,16 @@ async fn probes_tell_whether_the_process_lives_and_can_work() {
     let api = Api::start().await;
     assert_eq!(api.get("/livez", "").await.status, StatusCode::OK);
     let ready = api.get("/readyz", "").await;
-    assert_eq!((ready.status, &ready.json()["data"]), (StatusCode::OK, &json!({"store": null})));
+    assert_eq!(
+        (ready.status, &ready.json()["data"]),
+        (StatusCode::OK, &json!({"intake": null, "store": null}))
+    );
     api.health.ill("broker", "The broker is not answering.");
     let answer = api.get("/readyz", "").await;
     answer.assert_error(StatusCode::SERVICE_UNAVAILABLE);
     assert_eq!(
         answer.json()["data"],
-        json!({"store": null, "broker": "The broker is not answering."})
+        json!({"intake": null, "store": null, "broker": "The broker is not answering."})
     );
     api.health.well("broker");
     assert_eq!(api.get("/readyz", "").await.status, StatusCode::OK);

@@ -73,12 +73,13 @@ const TABLE: &[(&str, &str, Expected)] = &[
     ("GET", "/recordings/{*path}", SIGNED),
     ("GET", "/livez", OPEN),
     ("GET", "/readyz", OPEN),
+    ("GET", "/metrics", OPEN),
     ("GET", "/openapi.json", OPEN),
     ("GET", "/docs", OPEN),
 ];
 
 /// What tells of the envelope is in none.
-const DESCRIPTIONS: [&str; 2] = ["/openapi.json", "/docs"];
+const DESCRIPTIONS: [&str; 3] = ["/openapi.json", "/docs", "/metrics"];
 
 /// What a caller gets who may call the route by this method.
 fn expected(method: &str, path: &str) -> Expected {

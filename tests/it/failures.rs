@@ -65,6 +65,7 @@ impl Worker {
 
     fn with(store: &SharedStore, max_event_bytes: usize, does_jobs: bool) -> Self {
         let parts = IntakeParts {
+            metrics: Arc::default(),
             store: Arc::clone(store),
             clock: Arc::new(SystemClock::default()),
             prices: Arc::new(PriceBook::builtin()),

@@ -56,11 +56,21 @@ async fn outage(fail: impl Fn(&Proxy)) {
         status == StatusCode::SERVICE_UNAVAILABLE && body["data"]["intake"].is_string()
     })
     .await;
+    let healthy =
+        |part: &str| process.metrics().value(&format!("finalizer_part_healthy{{part=\"{part}\"}}"));
+    until("the metrics say so", async || healthy("store") == Some(0.0)).await;
+    assert_eq!((healthy("intake"), healthy("consumer")), (Some(0.0), Some(1.0)));
+    let metrics = process.metrics();
+    assert!(metrics.value("finalizer_intake_pauses_total") >= Some(1.0), "{metrics:?}");
+    assert!(metrics.value("finalizer_events_in_hand") > Some(0.0), "{metrics:?}");
+    assert_eq!(metrics.value("finalizer_deliveries_pending"), None, "nobody knows");
     database.open();
     until("all are finalized", async || site.finalized(&sessions).await == 150).await;
     until("all are told", async || receiver.told().len() >= 150).await;
     until("it is ready again", async || process.caller().get("/readyz").await.0 == StatusCode::OK)
         .await;
+    until("the metrics say so, too", async || healthy("store") == Some(1.0)).await;
+    assert_eq!((healthy("intake"), healthy("consumer")), (Some(1.0), Some(1.0)));
     assert_eq!(process.log().matches("\"consuming\"").count(), 1, "no event came a second time");
     process.stop().await;
     assert!(site.broker().is_all_acknowledged().await);
@@ -221,6 +231,7 @@ fn parts(
     desk: Arc<dyn Desk>,
 ) -> IntakeParts {
     IntakeParts {
+        metrics: Arc::default(),
         store: Arc::clone(store),
         clock,
         prices: Arc::new(PriceBook::builtin()),

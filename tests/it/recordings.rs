@@ -454,6 +454,7 @@ impl Sweeper {
         });
         let clock = Arc::new(HandClock(Mutex::new(noon())));
         let sweep = Sweep::new(SweepParts {
+            metrics: Arc::default(),
             store: Arc::clone(&test.store),
             clock: Arc::<HandClock>::clone(&clock),
             places: Arc::new(places.unwrap()),

@@ -1,11 +1,11 @@
 //! What every store must do, run on both.
 
 use bytes::Bytes;
-use finalizer::event::FailureCode;
-use finalizer::finalize::{Outcome, RecordingStatus, Session};
+use finalizer::event::{FailureCode, TraceParent};
+use finalizer::finalize::{Outcome, Prepared, RecordingStatus, Session};
 use finalizer::store::{
-    ApiKey, ApiKeyChange, Attempt, AttemptResult, Delivery, DeliveryState, DueEndpoint, Endpoint,
-    FailureFilter, Next, Owed, Slot, Verdict,
+    ApiKey, ApiKeyChange, Attempt, AttemptResult, Backlog, Delivery, DeliveryState, DueEndpoint,
+    Endpoint, FailureFilter, Next, Owed, Slot, Verdict,
 };
 use finalizer::webhook::{EventType, PayloadKind};
 use serde_json::json;
@@ -26,6 +26,8 @@ on_both_stores![
     workers_that_take_the_same_sessions_at_once_make_each_once,
     endpoints_hear_of_what_they_asked_for,
     a_disabled_endpoints_deliveries_are_born_cancelled,
+    a_delivery_has_the_trace_of_its_event_whoever_claims_it,
+    the_backlog_is_what_is_owed_due_and_open,
     a_reserved_delivery_is_held_and_the_others_wait_to_be_claimed,
     a_claim_takes_no_more_than_the_free_slots_first_attempts_first,
     results_count_only_from_the_process_that_holds_the_delivery,
@@ -196,6 +198,50 @@ async fn a_disabled_endpoints_deliveries_are_born_cancelled(test: TestStore) {
     assert_eq!(deliveries.len(), 1);
     assert_eq!(deliveries[0].state, DeliveryState::Cancelled);
     assert_eq!(deliveries[0].finished_at, Some(noon()));
+}
+
+async fn a_delivery_has_the_trace_of_its_event_whoever_claims_it(test: TestStore) {
+    let endpoint = endpoint();
+    test.store.add_endpoint(&endpoint).await.unwrap();
+    let process = enter(&test, 0).await;
+    let trace = TraceParent::parse("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01");
+    let traced = || Prepared { trace, ..prepared(&ended(fresh_id())) };
+    let events = [prepared(&ended(fresh_id())), traced(), prepared(&ended(fresh_id()))];
+    // Two are handed over at once, the others are claimed.
+    let desk = TestDesk::of(process, 2);
+    let held = test.take_prepared(&desk, noon(), &events).await.owed;
+    assert_eq!(held.iter().map(|owed| owed.trace).collect::<Vec<_>>(), [None, trace]);
+    test.take_prepared(&TestDesk::closed(), after(5), &[traced()]).await;
+    let claimed = claim(&test, process, 60, &endpoint, 10).await;
+    let mut found: Vec<_> = claimed.iter().map(|owed| (owed.told_at, owed.trace)).collect();
+    found.sort_by_key(|(told_at, _)| *told_at);
+    assert_eq!(found, [(noon(), None), (after(5), trace)]);
+}
+
+async fn the_backlog_is_what_is_owed_due_and_open(test: TestStore) {
+    let nothing = Backlog { pending: 0, due_since: None, open_failures: 0 };
+    assert_eq!(test.store.backlog(noon()).await.unwrap(), nothing);
+    let endpoint = endpoint();
+    test.store.add_endpoint(&endpoint).await.unwrap();
+    let process = enter(&test, 0).await;
+    let desk = TestDesk::of(process, 1);
+    test.take_with(&desk, noon(), &[ended(fresh_id())]).await;
+    // What a process holds is owed, but does not wait.
+    let held = Backlog { pending: 1, ..nothing };
+    assert_eq!(test.store.backlog(after(60)).await.unwrap(), held);
+    test.take_with(&desk, after(1), &[ended(fresh_id()), ended(fresh_id())]).await;
+    let waiting = Backlog { pending: 3, due_since: Some(after(1)), open_failures: 0 };
+    assert_eq!(test.store.backlog(after(60)).await.unwrap(), waiting);
+    assert_eq!(test.store.backlog(noon()).await.unwrap(), Backlog { pending: 3, ..nothing });
+    let mut conflicting = ended(fresh_id());
+    test.take_with(&desk, after(2), std::slice::from_ref(&conflicting)).await;
+    conflicting["messages"][0]["text"] = json!("Something else.");
+    test.take_with(&desk, after(2), &[conflicting]).await;
+    let failed = Backlog { pending: 4, open_failures: 1, ..waiting };
+    assert_eq!(test.store.backlog(after(60)).await.unwrap(), failed);
+    test.store.disable_endpoint(endpoint.endpoint_id, "by hand", after(3)).await.unwrap();
+    let backlog = test.store.backlog(after(60)).await.unwrap();
+    assert_eq!((backlog.pending, backlog.due_since), (1, None), "only what is being sent");
 }
 
 async fn a_reserved_delivery_is_held_and_the_others_wait_to_be_claimed(test: TestStore) {

@@ -21,7 +21,7 @@ use crate::config::{
     AccessSettings, AddressSettings, BrokerSettings, ConsumeSettings, EventSettings,
     LARGEST_EVENT_BYTES, LinkSettings, LivekitSettings, PlaceSettings, PriceSettings,
     RetentionSettings, Role, SecretSettings, SilenceSettings, StoreSettings, SweepSettings,
-    WebhookSettings,
+    TraceSettings, WebhookSettings,
 };
 use crate::courier::{new_endpoint, new_secret};
 use crate::shutdown;
@@ -86,7 +86,7 @@ impl Stage {
     ) -> Result<Self, Stop> {
         let address = listener.local_addr()?;
         let settings = settings(folder, address);
-        let service = Service::start(&settings, Some(listener), shutdown).await?;
+        let service = Service::start(&settings, listener, shutdown).await?;
         let url = format!("http://{address}");
         let owner = calls.iter().find_map(Call::owner).unwrap_or_default();
         let customer_key = new_key(&service, owner, false).await?;
@@ -240,6 +240,7 @@ fn settings(folder: &Path, listen: SocketAddr) -> RunSettings {
         silence: SilenceSettings { abandon_after: Duration::from_hours(6) },
         retention: RetentionSettings { failure_retention: Duration::from_hours(24) },
         livekit: LivekitSettings::default(),
+        traces: TraceSettings::default(),
     }
 }
 

@@ -133,6 +133,7 @@ impl ReplayCommand {
 
     async fn parts(&self) -> Result<IntakeParts, Stop> {
         Ok(IntakeParts {
+            metrics: Arc::default(),
             prices: Arc::new(open::prices(&self.prices)?),
             public_url: self.address.public_url()?,
             recordings_place: open::places(&self.places)?.default_url(),

@@ -134,7 +134,7 @@ impl Lane {
                     self.settle(tag, &disposition);
                     self.acknowledge().await?;
                 }
-                _ = marking.tick(), if self.queue == QUEUE => {
+                _ = marking.tick() => {
                     if !self.mark().await? {
                         return self.finish().await;
                     }
@@ -156,12 +156,23 @@ impl Lane {
     async fn mark(&mut self) -> Result<bool, BrokerError> {
         let now = self.intake.parts().clock.now();
         let left = topology::waiting(&self.channel, self.queue).await?;
+        let metrics = &self.intake.parts().metrics.broker;
+        metrics.waiting.get_or_create(&[("queue", self.queue)]).set(left.into());
+        if self.queue != QUEUE {
+            return Ok(true);
+        }
         while let Some(delivery) = self.consumer.next().now_or_never() {
             if !self.take(delivery.ok_or(BrokerError::Ended)??).await? {
                 return Ok(false);
             }
         }
         self.marks.set(now, left);
+        match left {
+            // What was waiting may have gone to another consumer.
+            0 if self.ledger.is_empty() => self.intake.progress.rest(),
+            0 => {}
+            _ => self.intake.progress.work(now),
+        }
         self.note_reached();
         Ok(true)
     }
@@ -172,6 +183,22 @@ impl Lane {
         }
     }
 
+    /// Notes how many events are in hand, after one more came or some of them were done.
+    fn note_in_hand(&self, is_step: bool) {
+        if self.queue != QUEUE {
+            return;
+        }
+        let (progress, parts) = (&self.intake.progress, self.intake.parts());
+        let in_hand = self.ledger.len();
+        parts.metrics.broker.in_hand.set(i64::try_from(in_hand).unwrap_or(i64::MAX));
+        match (in_hand, is_step) {
+            (0, _) => progress.rest(),
+            (_, true) => progress.step(parts.clock.now()),
+            (1, false) => progress.work(parts.clock.now()),
+            (_, false) => {}
+        }
+    }
+
     /// Puts a delivery on its way; `false` when intake is closed.
     async fn take(&mut self, delivery: Delivery) -> Result<bool, BrokerError> {
         if self.ledger.is_empty() {
@@ -179,6 +206,7 @@ impl Lane {
         }
         let token = delivery.delivery_tag;
         self.ledger.arrived(token);
+        self.note_in_hand(false);
         self.marks.arrived(token);
         let prepared = self.prepare(delivery);
         let (patience, answers) = (Patience::Wait, self.answers.clone());
@@ -255,6 +283,7 @@ impl Lane {
             }
             answered(self.channel.basic_ack(tag, BasicAckOptions { multiple: true })).await?;
             self.marks.acknowledged(tag);
+            self.note_in_hand(true);
             self.note_reached();
         }
         Ok(())

@@ -34,6 +34,11 @@ impl Ledger {
         done.last_key_value().map(|(tag, _)| *tag)
     }
 
+    /// How many are waiting for a commit or an acknowledgement.
+    pub(super) fn len(&self) -> usize {
+        self.open.len()
+    }
+
     /// Nothing is waiting for a commit or an acknowledgement.
     pub(super) fn is_empty(&self) -> bool {
         self.open.is_empty()

@@ -22,6 +22,9 @@ use super::{Intake, Replayer};
 use crate::backoff::Backoff;
 use crate::clock::chance;
 use crate::health::Health;
+use crate::metrics::BrokerMetrics;
+
+pub(super) use topology::{DEAD_QUEUE, QUEUE};
 
 pub use publish::{Publisher, Unconfirmed};
 
@@ -92,7 +95,10 @@ pub async fn run(
     loop {
         let started = tokio::time::Instant::now();
         let ended = generation::run(&settings, (&intake, &replayer), &health, &shutdown).await;
+        let metrics = &intake.parts().metrics.broker;
+        rest(&intake, metrics);
         let Err(error) = ended else { return Ok(()) };
+        metrics.interruptions.inc();
         health.ill(PART, "Events are not consumed: the broker or the database is away.");
         if matches!(error, BrokerError::BadUrl(_) | BrokerError::Refused(_)) {
             return Err(error);
@@ -106,6 +112,13 @@ pub async fn run(
             () = shutdown.cancelled() => return Ok(()),
         }
     }
+}
+
+/// Nothing is consumed any more: how much waits is not known, and nothing is in hand.
+fn rest(intake: &Intake, metrics: &BrokerMetrics) {
+    intake.progress.rest();
+    metrics.waiting.clear();
+    metrics.in_hand.set(0);
 }
 
 /// Asks whether the broker is there and takes our topology.

@@ -9,9 +9,9 @@ use super::{BrokerError, answered};
 /// Workers publish here; the routing key is the event's type.
 pub(super) const EXCHANGE: &str = "voice.events";
 /// Every event.
-pub(super) const QUEUE: &str = "finalizer.events";
+pub(in crate::intake) const QUEUE: &str = "finalizer.events";
 /// Events that were handed out too often.
-pub(super) const DEAD_QUEUE: &str = "finalizer.events.dead";
+pub(in crate::intake) const DEAD_QUEUE: &str = "finalizer.events.dead";
 /// How often a message may be handed out before it is dead. On RabbitMQ 3 a lost connection
 /// counts too, so it leaves room for a worker that restarts a few times.
 const DELIVERY_LIMIT: i64 = 20;

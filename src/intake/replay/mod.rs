@@ -21,11 +21,13 @@ use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
 use super::batch::{panicked, session_of, store_rejected};
+use super::count::count_one;
 use super::{IntakeParts, RawEvent, prepare};
 use crate::backoff::Backoff;
 use crate::clock;
 use crate::event::{FailureCode, Rejection};
 use crate::finalize::{Change, Difference, Outcome, Prepared, differences};
+use crate::metrics::Source;
 use crate::store::{
     Beginning, Ending, Failure, FailureState, Refusal, ReplayOutcome, StoreError, Taken, Terms,
     Tried,
@@ -298,7 +300,9 @@ impl Replayer {
                 Err(error) => tracing::warn!(%error, "recordings could not be joined"),
             }
         }
-        taken.outcomes.pop().expect("one event has one outcome")
+        let outcome = taken.outcomes.pop().expect("one event has one outcome");
+        count_one(&parts.metrics.intake, Source::Replay, &outcome);
+        outcome
     }
 
     fn terms(&self) -> Terms<'_> {

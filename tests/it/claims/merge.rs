@@ -120,6 +120,7 @@ impl Told {
             _ => change(self.event().to_string().as_bytes()),
         };
         Prepared {
+            trace: None,
             change: Ok(change),
             raw: Bytes::new(),
             source: "test".into(),

@@ -8,9 +8,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use bytes::Bytes;
 use finalizer::intake::RawEvent;
 use finalizer::intake::amqp::{AmqpSettings, HOLD_AT_MOST, Publisher};
-use lapin::options::QueueDeclareOptions;
-use lapin::types::FieldTable;
-use lapin::{Channel, Connection, ConnectionProperties};
+use lapin::options::{BasicPublishOptions, ConfirmSelectOptions, QueueDeclareOptions};
+use lapin::types::{AMQPValue, FieldTable};
+use lapin::{BasicProperties, Channel, Connection, ConnectionProperties};
 use tokio::sync::OnceCell;
 
 use super::{fresh_id, setting};
@@ -71,6 +71,18 @@ impl Broker {
         }
         refused.extend(publisher.finish().await.unwrap());
         assert_eq!(refused, []);
+    }
+
+    /// Publishes an event that belongs to a trace.
+    pub(crate) async fn publish_traced(&self, event: &[u8], traceparent: &str) {
+        let mut headers = FieldTable::default();
+        headers.insert("traceparent".into(), AMQPValue::LongString(traceparent.into()));
+        let properties = BasicProperties::default().with_headers(headers);
+        let (opened, options) = (self.open().await, BasicPublishOptions::default());
+        opened.channel.confirm_select(ConfirmSelectOptions::default()).await.unwrap();
+        let (exchange, key) = (EXCHANGE.into(), "session.ended".into());
+        let publish = opened.channel.basic_publish(exchange, key, options, event, properties);
+        assert!(publish.await.unwrap().await.unwrap().is_ack());
     }
 
     pub(crate) async fn open(&self) -> Opened {

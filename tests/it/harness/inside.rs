@@ -51,6 +51,7 @@ impl Inside {
     pub(crate) async fn start(store: &SharedStore, clock: &Arc<HandClock>) -> Self {
         let guard = Guard { allow: vec!["127.0.0.0/8".parse().unwrap()], allow_http: false };
         let courier = Courier::new(CourierParts {
+            metrics: Arc::default(),
             store: Arc::clone(store),
             clock: Arc::<HandClock>::clone(clock),
             system_clock: None,
@@ -61,6 +62,7 @@ impl Inside {
         });
         let (desk, shutdown) = (courier.desk(), CancellationToken::new());
         let parts = IntakeParts {
+            metrics: Arc::default(),
             store: Arc::clone(store),
             clock: Arc::<HandClock>::clone(clock),
             prices: Arc::new(PriceBook::builtin()),

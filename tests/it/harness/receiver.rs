@@ -44,6 +44,11 @@ impl Told {
         Webhook::new(secret).unwrap().verify(&self.body, &self.headers).is_ok()
     }
 
+    /// The trace that it belongs to, if it says so.
+    pub(crate) fn traceparent(&self) -> Option<&str> {
+        self.headers.get("traceparent").map(|value| value.to_str().unwrap())
+    }
+
     pub(crate) fn event_type(&self) -> String {
         self.json()["type"].as_str().unwrap().to_owned()
     }

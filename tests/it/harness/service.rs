@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use finalizer::api::{NewApiKey, new_api_key};
+use finalizer::metrics::CONTENT_TYPE;
 use finalizer::secrets::Keyring;
 use finalizer::store::{Endpoint, Failure, FailureFilter};
 use http::{Request, StatusCode, header};
@@ -21,6 +22,7 @@ use tokio::net::TcpStream;
 use uuid::Uuid;
 
 use super::broker::Broker;
+use super::programs::curl;
 use super::receiver::{Receiver, SECRET};
 use super::{TestStore, endpoint, fresh_id, noon, until};
 
@@ -151,17 +153,25 @@ pub(crate) struct Process {
 }
 
 impl Process {
-    /// Where its API is, once it has said so.
+    /// Where its API is, or its probes if it has none, once it has said so.
     pub(crate) fn url(&self) -> Option<String> {
         self.log.lock().unwrap().iter().find_map(|line| {
             let line: Value = serde_json::from_str(line).ok()?;
-            line["api.url"].as_str().map(str::to_owned)
+            let url = [&line["api.url"], &line["probes.url"]].into_iter().find_map(Value::as_str);
+            url.map(str::to_owned)
         })
     }
 
     /// Somebody who calls its API as staff.
     pub(crate) fn caller(&self) -> Caller {
         Caller::new(&self.url().unwrap(), &self.key)
+    }
+
+    /// What it has counted.
+    pub(crate) fn metrics(&self) -> Scraped {
+        let answer = curl(&format!("{}/metrics", self.url().unwrap()), &[]);
+        assert_eq!((answer.status, answer.header("content-type")), (200, CONTENT_TYPE));
+        Scraped(answer.text())
     }
 
     pub(crate) async fn is_listening(&self) -> bool {
@@ -226,6 +236,18 @@ impl Drop for Process {
     }
 }
 
+/// What a process has counted.
+#[derive(Debug)]
+pub(crate) struct Scraped(pub(crate) String);
+
+impl Scraped {
+    /// The value of a metric, with its labels as they are written; nothing if it is not there.
+    pub(crate) fn value(&self, metric: &str) -> Option<f64> {
+        let of = |line: &str| line.strip_prefix(metric)?.strip_prefix(' ')?.parse().ok();
+        self.0.lines().find_map(of)
+    }
+}
+
 /// Somebody with a key to the API.
 #[derive(Clone)]
 pub(crate) struct Caller {
@@ -253,6 +275,15 @@ impl Caller {
     /// Sends one event.
     pub(crate) async fn send_event(&self, event: Bytes) -> (StatusCode, Value) {
         self.post("application/json", event).await
+    }
+
+    /// Sends one event that belongs to a trace.
+    pub(crate) async fn send_traced(&self, event: Bytes, traceparent: &str) -> StatusCode {
+        let request = Request::post(format!("{}/api/events/", self.url))
+            .header("x-api-key", &self.key)
+            .header(header::CONTENT_TYPE, "application/json")
+            .header("traceparent", traceparent);
+        self.send(request.body(Full::from(event)).unwrap()).await.0
     }
 
     /// Sends events as NDJSON.
