@@ -70,6 +70,18 @@ pub enum StoreError {
     Broken(#[source] anyhow::Error),
 }
 
+impl StoreError {
+    /// The work was not done in time: less of it might be.
+    pub fn is_late(&self) -> bool {
+        matches!(self, Self::Transient(error) if error.is::<Late>())
+    }
+}
+
+/// A unit of work took too long.
+#[derive(Debug, thiserror::Error)]
+#[error("no answer within {DEADLINE:?}")]
+struct Late;
+
 /// The database as intake, courier, API and commands see it.
 #[async_trait]
 pub trait Store: Send + Sync + 'static {
@@ -604,7 +616,7 @@ const DEADLINE: Duration = Duration::from_secs(10);
 async fn within<T>(work: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
     match tokio::time::timeout(DEADLINE, work).await {
         Ok(result) => result,
-        Err(_) => Err(StoreError::Transient(anyhow::anyhow!("no answer within {DEADLINE:?}"))),
+        Err(_) => Err(StoreError::Transient(Late.into())),
     }
 }
 

@@ -13,7 +13,10 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
-use sqlx::{Connection as _, PgConnection, Postgres as Db, query, query_as, query_scalar};
+use sqlx::{
+    ConnectOptions as _, Connection as _, PgConnection, Postgres as Db, query, query_as,
+    query_scalar,
+};
 use uuid::Uuid;
 
 use super::failures::FailureRows;
@@ -336,8 +339,15 @@ pub struct Postgres {
     installation: Uuid,
 }
 
-/// How long a connection may take to come, and to answer when it is given back.
+/// How long a connection may take to come.
 const CONNECT_WITHIN: Duration = Duration::from_secs(5);
+
+/// How long one that is there may take to answer. Most that do not are still waiting for a statement that nobody
+/// waits for any more.
+const ANSWER_WITHIN: Duration = Duration::from_secs(1);
+
+/// A connection that answered so lately is taken at its word.
+const FRESH_FOR: Duration = Duration::from_secs(1);
 
 /// For statements that take as long as the tables are.
 const NO_TIMEOUT: Duration = Duration::ZERO;
@@ -357,21 +367,29 @@ async fn connect(url: &str, statement_timeout: Duration) -> Result<PgPool, Store
             // A process that has gone silent in a transaction locks sessions that others have
             // events of; on its own PostgreSQL would wait for it for hours.
             ("idle_in_transaction_session_timeout", timeout_ms.as_str()),
+            // Nor may one that waits for a lock, once nobody waits for it.
+            ("client_connection_check_interval", "1000"),
             ("tcp_user_timeout", silence_ms.as_str()),
             ("tcp_keepalives_idle", "5"),
             ("tcp_keepalives_interval", "2"),
             ("tcp_keepalives_count", "3"),
-        ]);
+        ])
+        // A slow statement would be logged with its whole text.
+        .disable_statement_logging();
     require_primary(&options).await?;
     let pool = PgPoolOptions::new().max_connections(12).acquire_timeout(CONNECT_WITHIN);
     let pool = pool.after_release(|connection, _| Box::pin(is_answering(connection)));
+    // The pool would ask each time, one more round trip for every statement.
+    let pool = pool.test_before_acquire(false).before_acquire(|connection, known| {
+        Box::pin(async move { Ok(known.idle_for < FRESH_FOR || is_answering(connection).await?) })
+    });
     Ok(pool.connect_lazy_with(options))
 }
 
 /// Whether a connection may be used again. The pool asks by itself, but for as long as it takes:
 /// connections whose network is silent would keep their places in it for ever.
 async fn is_answering(connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
-    match tokio::time::timeout(CONNECT_WITHIN, connection.ping()).await {
+    match tokio::time::timeout(ANSWER_WITHIN, connection.ping()).await {
         Ok(answer) => answer.map(|()| true),
         Err(_) => Err(sqlx::Error::Io(std::io::ErrorKind::TimedOut.into())),
     }
@@ -618,6 +636,8 @@ pub(super) fn failed(error: sqlx::Error) -> StoreError {
     match code.get(..2).unwrap_or_default() {
         // Data exceptions, broken constraints, values too large for an index or a row.
         "22" | "23" | "54" => StoreError::Rejected(error.into()),
+        // A statement took too long.
+        _ if code == "57014" => StoreError::Transient(super::Late.into()),
         // Connection, transaction rollback (deadlock), resources, locks, operator intervention
         // (shutdown, time-out), system errors; a standby that was a primary a moment ago.
         "08" | "40" | "53" | "55" | "57" | "58" => StoreError::Transient(error.into()),

@@ -15,7 +15,7 @@ use chrono::{DateTime, Utc};
 use sqlx::sqlite::{
     SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous,
 };
-use sqlx::{Sqlite as Db, query, query_as, query_scalar};
+use sqlx::{ConnectOptions as _, Sqlite as Db, query, query_as, query_scalar};
 use uuid::Uuid;
 
 use super::failures::FailureRows;
@@ -259,7 +259,9 @@ impl Sqlite {
             .create_if_missing(may_create)
             .journal_mode(SqliteJournalMode::Wal)
             .synchronous(SqliteSynchronous::Full)
-            .busy_timeout(Duration::from_secs(5));
+            .busy_timeout(Duration::from_secs(5))
+            // A slow statement would be logged with its whole text.
+            .disable_statement_logging();
         let writer = SqlitePoolOptions::new().max_connections(1).connect_with(options.clone());
         let writer = writer.await.map_err(failed)?;
         super::migrator(MIGRATIONS)
