@@ -34,6 +34,7 @@ use super::sql::{
 };
 use super::transaction::{
     DeliveryToKeep, EgressKeys, FailureToKeep, Health, RoomKeys, Rowwise, SessionKeys, Transaction,
+    WhenLocked,
 };
 use super::{
     ApiKey, ApiKeyChange, AttemptResult, AwaitedFile, Batch, Beginning, Bills, Cause, Cursor,
@@ -62,10 +63,12 @@ const MIGRATIONS: &[super::MigrationFile] = &[
     (7, "checkpoints", include_str!("../../migrations/postgres/0007_checkpoints.sql")),
 ];
 
-const SESSIONS_BY_KEYS: &str = concat!(
-    "SELECT ",
-    session_columns!(),
-    " FROM sessions WHERE session_id IN (
+macro_rules! sessions_by_keys {
+    ($locked:literal) => {
+        concat!(
+            "SELECT ",
+            session_columns!(),
+            " FROM sessions WHERE session_id IN (
         SELECT unnest($1::uuid[])
         UNION SELECT session_id FROM sessions WHERE recording_egress_id = ANY($2)
         UNION SELECT session_id FROM sessions
@@ -77,8 +80,15 @@ const SESSIONS_BY_KEYS: &str = concat!(
                 AS room (name, starts, ends) ON room_name = room.name
             WHERE started_at <= room.ends AND (ended_at IS NULL OR ended_at >= room.starts))
     ORDER BY session_id
-    FOR UPDATE"
-);
+    FOR UPDATE",
+            $locked
+        )
+    };
+}
+
+const SESSIONS_BY_KEYS: &str = sessions_by_keys!("");
+
+const SESSIONS_BY_KEYS_AT_ONCE: &str = sessions_by_keys!(" NOWAIT");
 
 const SESSIONS_BY_ID: &str = concat!(
     "SELECT ",
@@ -651,13 +661,22 @@ struct Writing(sqlx::Transaction<'static, Db>);
 
 #[async_trait]
 impl Transaction for Writing {
-    async fn sessions(&mut self, keys: &SessionKeys) -> Result<Vec<Session>, StoreError> {
+    async fn sessions(
+        &mut self,
+        keys: &SessionKeys,
+        locked: WhenLocked,
+    ) -> Result<Vec<Session>, StoreError> {
         let ids: Vec<Uuid> = keys.ids.iter().copied().collect();
-        let rows: Vec<SessionRow> = if keys.egress_ids.is_empty() && keys.rooms.is_empty() {
+        let is_by_id = keys.egress_ids.is_empty() && keys.rooms.is_empty();
+        let rows: Vec<SessionRow> = if is_by_id && locked == WhenLocked::Wait {
             query_as(SESSIONS_BY_ID).bind(ids).fetch_all(&mut *self.0).await.map_err(failed)?
         } else {
             let egress_ids: Vec<&str> = keys.egress_ids.iter().map(String::as_str).collect();
-            let query = query_as(SESSIONS_BY_KEYS).bind(ids).bind(egress_ids);
+            let statement = match locked {
+                WhenLocked::Wait => SESSIONS_BY_KEYS,
+                WhenLocked::Fail => SESSIONS_BY_KEYS_AT_ONCE,
+            };
+            let query = query_as(statement).bind(ids).bind(egress_ids);
             bind_columns!(
                 query,
                 keys.rooms,

@@ -33,6 +33,7 @@ use super::sql::{
 };
 use super::transaction::{
     DeliveryToKeep, EgressKeys, FailureToKeep, Health, RoomKeys, Rowwise, SessionKeys, Transaction,
+    WhenLocked,
 };
 use super::{
     ApiKey, ApiKeyChange, AttemptResult, AwaitedFile, Batch, Beginning, Bills, Cause, Cursor,
@@ -444,7 +445,12 @@ struct Writing(sqlx::Transaction<'static, Db>);
 
 #[async_trait]
 impl Transaction for Writing {
-    async fn sessions(&mut self, keys: &SessionKeys) -> Result<Vec<Session>, StoreError> {
+    /// There is one writer: nobody else locks anything.
+    async fn sessions(
+        &mut self,
+        keys: &SessionKeys,
+        _: WhenLocked,
+    ) -> Result<Vec<Session>, StoreError> {
         let mut rows: Vec<SessionRow> = query_as(SESSIONS_BY_KEYS)
             .bind(ids_json(&keys.ids))
             .bind(texts_json(&keys.egress_ids))

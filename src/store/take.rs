@@ -9,6 +9,7 @@ use uuid::Uuid;
 
 use super::transaction::{
     DeliveryToKeep, EgressKeys, FailureToKeep, RoomKeys, RoomSpan, SessionKeys, Transaction,
+    WhenLocked,
 };
 use super::{Batch, Ending, HandOff, Owed, StoreError, Taken, Terms, Tried, Unjoined, failures};
 use crate::clock::new_id;
@@ -60,7 +61,8 @@ pub(super) async fn try_out(
     event: &Prepared,
 ) -> Result<Tried, StoreError> {
     let events = std::slice::from_ref(event);
-    let Loaded { sessions, egresses, checkpoints, rooms } = load(tx, events).await?;
+    let mut keys = session_keys(events);
+    let Loaded { sessions, egresses, checkpoints, rooms } = load(tx, events, &mut keys).await?;
     let stored = session_of(event).and_then(|session| sessions.get(&session.session_id)).cloned();
     let unknown = session_ids(events).filter(|id| !sessions.contains_key(id)).count();
     let snapshot = Snapshot {
@@ -97,8 +99,9 @@ async fn until_taken<'s, F>(
 where
     F: Future<Output = Result<Box<dyn Transaction + 's>, StoreError>>,
 {
+    let mut keys = session_keys(batch.events);
     for _ in 0..MAX_RACES {
-        match take_once(begin().await?, installation, batch, ending).await {
+        match take_once(begin().await?, installation, batch, ending, &mut keys).await {
             Ok(Once::Taken(taken)) => return Ok(Some(taken)),
             Ok(Once::Lost) => return Ok(None),
             Ok(Once::Raced) => {}
@@ -109,14 +112,15 @@ where
     Err(StoreError::Transient(anyhow::anyhow!("other workers were first {MAX_RACES} times")))
 }
 
-/// SQLSTATE class 40: the transaction was the victim of a deadlock, and may go through at once.
+/// SQLSTATE class 40: the transaction was the victim of a deadlock, and may go through at once. 55P03: it
+/// did not wait for a lock, and knows now which ones to wait for in their order.
 fn is_race(error: &StoreError) -> bool {
     let StoreError::Transient(error) = error else { return false };
     let code = error
         .downcast_ref::<sqlx::Error>()
         .and_then(sqlx::Error::as_database_error)
         .and_then(sqlx::error::DatabaseError::code);
-    code.is_some_and(|code| code.len() == 5 && code.starts_with("40"))
+    code.is_some_and(|code| code.len() == 5 && code.starts_with("40") || code == "55P03")
 }
 
 /// Takes a batch in one transaction; the one event of a replay together with its end.
@@ -125,9 +129,10 @@ async fn take_once(
     installation: Uuid,
     batch: Batch<'_>,
     ending: Option<&Ending<'_>>,
+    keys: &mut SessionKeys,
 ) -> Result<Once, StoreError> {
     let Batch { terms, events } = batch;
-    let Loaded { sessions, egresses, checkpoints, rooms } = load(tx.as_mut(), events).await?;
+    let Loaded { sessions, egresses, checkpoints, rooms } = load(tx.as_mut(), events, keys).await?;
     let endpoints = tx.endpoints(&owners(events, &sessions)).await?;
     let unknown = session_ids(events).filter(|id| !sessions.contains_key(id)).count();
     let numbers = if unknown == 0 { Vec::new() } else { tx.numbers(unknown).await? };
@@ -184,23 +189,31 @@ struct Loaded {
 }
 
 /// Reads everything the batch may touch: its sessions and recordings, what may belong to them,
-/// and everything else of the sessions found.
-async fn load(tx: &mut dyn Transaction, events: &[Prepared]) -> Result<Loaded, StoreError> {
+/// and everything else of the sessions found. Begins with the sessions by `known`, waiting for those that are
+/// locked, and adds to it by what else it looked: if one of those is locked, the next try begins with all.
+async fn load(
+    tx: &mut dyn Transaction,
+    events: &[Prepared],
+    known: &mut SessionKeys,
+) -> Result<Loaded, StoreError> {
     let mut loaded = Loaded::default();
-    let mut session_keys = session_keys(events);
+    let mut session_keys = known.clone();
     let mut egress_keys = egress_keys(events);
     load_silent(tx, events, &mut loaded, &mut session_keys, &mut egress_keys).await?;
     let Loaded { sessions, egresses, .. } = &mut loaded;
-    let mut asked = BTreeSet::new();
+    let (mut asked, mut locked) = (BTreeSet::new(), WhenLocked::Wait);
     while !session_keys.is_empty() || !egress_keys.is_empty() {
         if !session_keys.is_empty() {
-            for session in tx.sessions(&session_keys).await? {
+            if locked == WhenLocked::Fail {
+                known.extend(session_keys.clone());
+            }
+            for session in tx.sessions(&session_keys, locked).await? {
                 egress_keys.ids.extend(session.recording_egress_id.clone());
                 egress_keys.sessions.insert(session.session_id);
                 sessions.insert(session.session_id, session);
             }
             asked.append(&mut session_keys.ids);
-            session_keys = SessionKeys::default();
+            (session_keys, locked) = (SessionKeys::default(), WhenLocked::Fail);
         }
         if !egress_keys.is_empty() {
             for row in tx.egresses(&egress_keys).await? {
@@ -242,7 +255,8 @@ async fn load_silent(
     }
     if !room_keys.sessions.is_empty() {
         let ids = room_keys.sessions.clone();
-        for session in tx.sessions(&SessionKeys { ids, ..SessionKeys::default() }).await? {
+        let keys = SessionKeys { ids, ..SessionKeys::default() };
+        for session in tx.sessions(&keys, WhenLocked::Wait).await? {
             for keys in [&mut room_keys.room_ids, &mut egress_keys.room_ids] {
                 keys.extend(session.room_id.clone());
             }
@@ -257,7 +271,7 @@ async fn load_silent(
     }
     for room in tx.rooms(&room_keys).await? {
         if !room_keys.sessions.is_empty() {
-            session_keys.rooms.push(RoomSpan::of_moment(&room));
+            session_keys.rooms.insert(RoomSpan::of_moment(&room));
         }
         loaded.rooms.insert(room.digest, room);
     }
