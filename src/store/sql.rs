@@ -613,6 +613,62 @@ pub(super) const PUT_REDELIVERY: &str = "UPDATE redeliveries
         last_message = $7, next_step_at = $8, finished_at = $9
     WHERE redelivery_id = $1";
 
+/// When the newest of the finalized sessions were finalized, in the order of an index.
+macro_rules! finalized_lately {
+    ($order:literal, $of:literal) => {
+        concat!(
+            "SELECT ended_at, finalized_at FROM (
+                SELECT ended_at, finalized_at FROM sessions
+                WHERE finalized_at IS NOT NULL",
+            $of,
+            "
+                ORDER BY ",
+            $order,
+            " DESC, id DESC
+                LIMIT $2) AS newest
+            WHERE finalized_at >= $1"
+        )
+    };
+}
+
+pub(super) use finalized_lately;
+
+pub(super) const PENDING: &str = "SELECT COUNT(*) AS count, MIN(created_at) AS oldest
+    FROM (
+        SELECT created_at FROM deliveries
+        WHERE state = 'pending'
+        ORDER BY process_id, endpoint_id
+        LIMIT $1) AS counted";
+
+/// Endpoint by endpoint, what nobody holds and what each process holds: as the index has it.
+pub(super) const PENDING_OF: &str = "SELECT COUNT(*) AS count, MIN(created_at) AS oldest
+    FROM (
+        SELECT deliveries.created_at
+        FROM endpoints JOIN deliveries USING (endpoint_id)
+        WHERE owner = $2 AND deleted_at IS NULL AND state = 'pending' AND process_id IS NULL
+        UNION ALL
+        SELECT deliveries.created_at
+        FROM endpoints CROSS JOIN processes
+        JOIN deliveries ON deliveries.process_id = processes.process_id
+            AND deliveries.endpoint_id = endpoints.endpoint_id
+        WHERE owner = $2 AND deleted_at IS NULL AND state = 'pending'
+        LIMIT $1) AS counted";
+
+pub(super) const GIVEN_UP: &str = "SELECT COUNT(*) AS count,
+        COUNT(CASE WHEN state = 'exhausted' THEN 1 END) AS exhausted
+    FROM (
+        SELECT state FROM deliveries
+        WHERE state IN ('exhausted', 'cancelled')
+        ORDER BY delivery_id DESC
+        LIMIT $1) AS counted";
+
+pub(super) const GIVEN_UP_OF: &str = "SELECT COUNT(*) AS count,
+        COUNT(CASE WHEN state = 'exhausted' THEN 1 END) AS exhausted
+    FROM (
+        SELECT state FROM endpoints JOIN deliveries USING (endpoint_id)
+        WHERE owner = $2 AND deleted_at IS NULL AND state IN ('exhausted', 'cancelled')
+        LIMIT $1) AS counted";
+
 pub(super) const DELIVERY_COUNTS: &str =
     "SELECT state, COUNT(*) AS count FROM deliveries GROUP BY state";
 
