@@ -13,14 +13,17 @@ use super::error::ApiError;
 use super::fields::{self, QueryFields};
 use crate::store::{
     Delivery, DeliveryFilter, DeliveryState, FinalizedCall, MOST_LOOKED_AT, OpenFailures,
+    StoreError,
 };
 
 const MINUTES: u32 = 60;
 const MOST_MINUTES: u32 = 1440;
 /// A span has so many parts; each is as many seconds long as the span has minutes.
 const PARTS: i32 = 60;
-/// The fewest deliveries that are looked at of each of an owner's endpoints.
-const FEWEST_DELIVERIES: u32 = 100;
+/// So many deliveries are looked at, spread over an owner's endpoints.
+const DELIVERIES: u32 = 2_000;
+/// The fewest of each endpoint.
+const FEWEST_DELIVERIES: u32 = 50;
 
 /// How the work is going.
 #[derive(Serialize, ToSchema)]
@@ -83,16 +86,16 @@ pub(super) async fn show(
     let now = state.clock.now();
     let mut span = Span::new(now, minutes);
     let owner = (!viewer.is_staff).then_some(viewer.user);
-    let (calls, backlog) = tokio::try_join!(
+    let (calls, backlog, newest, open_failures) = tokio::try_join!(
         state.store.finalized_lately(owner, span.since),
-        state.store.backlog(owner)
+        state.store.backlog(owner),
+        newest_deliveries(&state, owner),
+        open_failures(&state, owner, now),
     )?;
     span.add_calls(&calls);
-    add_deliveries(&state, owner, &mut span).await?;
-    let open_failures = match owner {
-        None => state.store.count_open_failures(&OpenFailures::all(now)).await?,
-        Some(_) => None,
-    };
+    for (deliveries, limit) in &newest {
+        span.add_deliveries(deliveries, *limit);
+    }
     let data = OverviewData {
         now,
         part_seconds: minutes,
@@ -106,25 +109,35 @@ pub(super) async fn show(
     Ok(Reply { message: "How the work is going.".into(), data })
 }
 
-async fn add_deliveries(
+/// The newest deliveries to each endpoint, or to all; and how many were asked for.
+async fn newest_deliveries(
     state: &ApiState,
     owner: Option<i64>,
-    span: &mut Span,
-) -> Result<(), ApiError> {
+) -> Result<Vec<(Vec<Delivery>, u32)>, StoreError> {
     let of = |endpoint_id, limit| DeliveryFilter { endpoint_id, state: None, before: None, limit };
     let Some(owner) = owner else {
-        let newest = state.store.deliveries(&of(None, MOST_LOOKED_AT)).await?;
-        span.add_deliveries(&newest, MOST_LOOKED_AT);
-        return Ok(());
+        return Ok(vec![(state.store.deliveries(&of(None, DELIVERIES)).await?, DELIVERIES)]);
     };
     let endpoints = state.store.endpoints(Some(owner)).await?;
-    let each = u32::try_from(endpoints.len()).map_or(0, |count| MOST_LOOKED_AT / count.max(1));
-    let each = each.max(FEWEST_DELIVERIES);
+    let count = u32::try_from(endpoints.len()).unwrap_or(u32::MAX);
+    let each = (DELIVERIES / count.max(1)).max(FEWEST_DELIVERIES);
+    let mut newest = Vec::new();
     for endpoint in endpoints {
-        let newest = state.store.deliveries(&of(Some(endpoint.endpoint_id), each)).await?;
-        span.add_deliveries(&newest, each);
+        let filter = of(Some(endpoint.endpoint_id), each);
+        newest.push((state.store.deliveries(&filter).await?, each));
     }
-    Ok(())
+    Ok(newest)
+}
+
+async fn open_failures(
+    state: &ApiState,
+    owner: Option<i64>,
+    now: DateTime<Utc>,
+) -> Result<Option<i64>, StoreError> {
+    match owner {
+        None => state.store.count_open_failures(&OpenFailures::all(now)).await,
+        Some(_) => Ok(None),
+    }
 }
 
 /// The time up to now, in parts.

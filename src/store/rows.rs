@@ -30,7 +30,7 @@ pub(super) fn unreadable(what: &str, value: &str) -> StoreError {
 /// the one named after `=`). sqlx's derive would do it, at the price of building both drivers
 /// twice.
 macro_rules! row {
-    ($row:ident { $($field:ident: $kind:ty $(= $column:literal)?,)+ }) => {
+    ($row:ident { $($field:ident: $kind:ty $(= $column:literal)?),+ $(,)? }) => {
         pub(super) struct $row {
             $($field: $kind,)+
         }

@@ -640,18 +640,21 @@ pub(super) const PENDING: &str = "SELECT COUNT(*) AS count, MIN(created_at) AS o
         ORDER BY process_id, endpoint_id
         LIMIT $1) AS counted";
 
-/// Endpoint by endpoint, what nobody holds and what each process holds: as the index has it.
+/// Endpoint by endpoint, what nobody holds and what each process holds, as the index has it. SQLite
+/// keeps to the order in which a `CROSS JOIN` names its tables.
 pub(super) const PENDING_OF: &str = "SELECT COUNT(*) AS count, MIN(created_at) AS oldest
     FROM (
         SELECT deliveries.created_at
-        FROM endpoints JOIN deliveries USING (endpoint_id)
-        WHERE owner = $2 AND deleted_at IS NULL AND state = 'pending' AND process_id IS NULL
+        FROM endpoints CROSS JOIN deliveries
+        WHERE owner = $2 AND deleted_at IS NULL
+          AND deliveries.endpoint_id = endpoints.endpoint_id
+          AND state = 'pending' AND process_id IS NULL
         UNION ALL
         SELECT deliveries.created_at
-        FROM endpoints CROSS JOIN processes
-        JOIN deliveries ON deliveries.process_id = processes.process_id
-            AND deliveries.endpoint_id = endpoints.endpoint_id
-        WHERE owner = $2 AND deleted_at IS NULL AND state = 'pending'
+        FROM endpoints CROSS JOIN processes CROSS JOIN deliveries
+        WHERE owner = $2 AND deleted_at IS NULL
+          AND deliveries.endpoint_id = endpoints.endpoint_id
+          AND state = 'pending' AND deliveries.process_id = processes.process_id
         LIMIT $1) AS counted";
 
 pub(super) const GIVEN_UP: &str = "SELECT COUNT(*) AS count,
@@ -662,12 +665,25 @@ pub(super) const GIVEN_UP: &str = "SELECT COUNT(*) AS count,
         ORDER BY delivery_id DESC
         LIMIT $1) AS counted";
 
-pub(super) const GIVEN_UP_OF: &str = "SELECT COUNT(*) AS count,
-        COUNT(CASE WHEN state = 'exhausted' THEN 1 END) AS exhausted
-    FROM (
-        SELECT state FROM endpoints JOIN deliveries USING (endpoint_id)
-        WHERE owner = $2 AND deleted_at IS NULL AND state IN ('exhausted', 'cancelled')
-        LIMIT $1) AS counted";
+/// Endpoint by endpoint: a join would read what everybody was not told.
+pub(super) const GIVEN_UP_OF: &str = "SELECT COALESCE(CAST(SUM((
+            SELECT COUNT(*)
+            FROM (
+                SELECT 1 FROM deliveries
+                WHERE deliveries.endpoint_id = endpoints.endpoint_id
+                  AND state IN ('exhausted', 'cancelled')
+                ORDER BY delivery_id DESC
+                LIMIT $1) AS counted)) AS BIGINT), 0) AS count,
+        COALESCE(CAST(SUM((
+            SELECT COUNT(CASE WHEN state = 'exhausted' THEN 1 END)
+            FROM (
+                SELECT state FROM deliveries
+                WHERE deliveries.endpoint_id = endpoints.endpoint_id
+                  AND state IN ('exhausted', 'cancelled')
+                ORDER BY delivery_id DESC
+                LIMIT $1) AS counted)) AS BIGINT), 0) AS exhausted
+    FROM endpoints
+    WHERE owner = $2 AND deleted_at IS NULL";
 
 pub(super) const DELIVERY_COUNTS: &str =
     "SELECT state, COUNT(*) AS count FROM deliveries GROUP BY state";
