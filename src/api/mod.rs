@@ -1,6 +1,7 @@
 //! The HTTP API: one file per resource, one envelope, one place that chooses statuses.
 
 mod auth;
+mod console;
 mod cors;
 mod docs;
 mod envelope;
@@ -16,6 +17,7 @@ mod keys;
 mod layers;
 mod livekit;
 mod openapi;
+mod overview;
 mod recordings;
 mod routes;
 mod serve;
@@ -109,6 +111,8 @@ fn routes() -> Routes {
         .merge(failures::routes())
         .both((schemas, described, take_events))
         .both(routes!(livekit::take))
+        .both(routes!(overview::show))
+        .merge(console::routes())
         .wild("/recordings/{*path}", routes!(recordings::play))
         .route(routes!(health::livez))
         .route(routes!(health::readyz))

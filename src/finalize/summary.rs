@@ -34,6 +34,12 @@ pub(super) fn listed_data(session: &Session) -> Box<RawValue> {
     serde_json::value::to_raw_value(&data).expect("what is stored can be shown")
 }
 
+/// A session in a list, without any text of the call.
+pub(super) fn brief_data(session: &Session) -> Box<RawValue> {
+    let data = SessionData { transcript: None, ..SessionData::new(session, None, None) };
+    serde_json::value::to_raw_value(&data).expect("what is stored can be shown")
+}
+
 /// A `thin` body: `{type, timestamp, data}`. `egress_id` for recording messages.
 pub fn thin_payload(
     event_type: EventType,

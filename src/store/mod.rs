@@ -8,6 +8,7 @@ mod delivery;
 mod failures;
 mod history;
 mod open;
+mod overview;
 pub mod postgres;
 mod record;
 mod recording;
@@ -45,6 +46,7 @@ pub use failures::{
 };
 pub use history::{Cursor, HistoryFilter, Walked};
 pub use open::{DatabaseUrl, OpenError, OpenMode, migrate, open};
+pub use overview::{Backlog, FinalizedCall, MOST_LOOKED_AT};
 pub use record::BY_HAND;
 pub use recording::{AwaitedFile, Expired};
 pub use redelivery::{
@@ -188,6 +190,14 @@ pub trait Store: Send + Sync + 'static {
         limit: u32,
     ) -> Result<Walked, StoreError>;
 
+    /// When the newest finalized sessions were finalized, of one owner or of all: those of the last
+    /// [`MOST_LOOKED_AT`] that were then or later.
+    async fn finalized_lately(
+        &self,
+        owner: Option<i64>,
+        since: DateTime<Utc>,
+    ) -> Result<Vec<FinalizedCall>, StoreError>;
+
     /// What sessions cost that were finalized then or later: of the next few sessions in the order
     /// of their ids, from this one on, whichever they are.
     async fn bills(
@@ -311,6 +321,9 @@ pub trait Store: Send + Sync + 'static {
 
     /// The delivery with this id, its bytes and its attempts.
     async fn delivery(&self, delivery_id: Uuid) -> Result<Option<DeliveryStory>, StoreError>;
+
+    /// What is still owed to endpoints, and what was given up: one owner's, or all.
+    async fn backlog(&self, owner: Option<i64>) -> Result<Backlog, StoreError>;
 
     /// How many deliveries stand in each state: `(state, count)`.
     async fn delivery_counts(&self) -> Result<Vec<(DeliveryState, i64)>, StoreError>;

@@ -236,6 +236,42 @@ macro_rules! impl_store {
                 within(self.walk(filter, cursor, limit)).await
             }
 
+            async fn finalized_lately(
+                &self,
+                owner: Option<i64>,
+                since: DateTime<Utc>,
+            ) -> Result<Vec<FinalizedCall>, StoreError> {
+                within(async {
+                    let statement = owner.map_or(FINALIZED_LATELY, |_| FINALIZED_LATELY_OF);
+                    let mut asked = query_as(statement).bind(since).bind(i64::from(MOST_LOOKED_AT));
+                    if let Some(owner) = owner {
+                        asked = asked.bind(owner);
+                    }
+                    all::<FinalizedCallRow, _>(asked, &self.readers).await
+                })
+                .await
+            }
+
+            async fn backlog(&self, owner: Option<i64>) -> Result<Backlog, StoreError> {
+                within(async {
+                    let (pending, given_up) = match owner {
+                        None => (sql::PENDING, sql::GIVEN_UP),
+                        Some(_) => (sql::PENDING_OF, sql::GIVEN_UP_OF),
+                    };
+                    // One more than are counted tells that there are more.
+                    let limit = i64::from(MOST_LOOKED_AT) + 1;
+                    let (mut pending, mut given_up) =
+                        (query_as(pending).bind(limit), query_as(given_up).bind(limit));
+                    if let Some(owner) = owner {
+                        (pending, given_up) = (pending.bind(owner), given_up.bind(owner));
+                    }
+                    let pending = pending.fetch_one(&self.readers).await.map_err(failed)?;
+                    let given_up = given_up.fetch_one(&self.readers).await.map_err(failed)?;
+                    Ok(backlog(pending, given_up))
+                })
+                .await
+            }
+
             async fn bills(
                 &self,
                 since: DateTime<Utc>,

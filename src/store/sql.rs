@@ -613,6 +613,78 @@ pub(super) const PUT_REDELIVERY: &str = "UPDATE redeliveries
         last_message = $7, next_step_at = $8, finished_at = $9
     WHERE redelivery_id = $1";
 
+/// When the newest of the finalized sessions were finalized, in the order of an index.
+macro_rules! finalized_lately {
+    ($order:literal, $of:literal) => {
+        concat!(
+            "SELECT ended_at, finalized_at FROM (
+                SELECT ended_at, finalized_at FROM sessions
+                WHERE finalized_at IS NOT NULL",
+            $of,
+            "
+                ORDER BY ",
+            $order,
+            " DESC, id DESC
+                LIMIT $2) AS newest
+            WHERE finalized_at >= $1"
+        )
+    };
+}
+
+pub(super) use finalized_lately;
+
+pub(super) const PENDING: &str = "SELECT COUNT(*) AS count, MIN(created_at) AS oldest
+    FROM (
+        SELECT created_at FROM deliveries
+        WHERE state = 'pending'
+        ORDER BY process_id, endpoint_id
+        LIMIT $1) AS counted";
+
+/// Endpoint by endpoint, what nobody holds and what each process holds, as the index has it. SQLite
+/// keeps to the order in which a `CROSS JOIN` names its tables.
+pub(super) const PENDING_OF: &str = "SELECT COUNT(*) AS count, MIN(created_at) AS oldest
+    FROM (
+        SELECT deliveries.created_at
+        FROM endpoints CROSS JOIN deliveries
+        WHERE owner = $2 AND deleted_at IS NULL
+          AND deliveries.endpoint_id = endpoints.endpoint_id
+          AND state = 'pending' AND process_id IS NULL
+        UNION ALL
+        SELECT deliveries.created_at
+        FROM endpoints CROSS JOIN processes CROSS JOIN deliveries
+        WHERE owner = $2 AND deleted_at IS NULL
+          AND deliveries.endpoint_id = endpoints.endpoint_id
+          AND state = 'pending' AND deliveries.process_id = processes.process_id
+        LIMIT $1) AS counted";
+
+pub(super) const GIVEN_UP: &str = "SELECT COUNT(*) AS count,
+        COUNT(CASE WHEN state = 'exhausted' THEN 1 END) AS exhausted
+    FROM (
+        SELECT state FROM deliveries
+        WHERE state IN ('exhausted', 'cancelled')
+        ORDER BY delivery_id DESC
+        LIMIT $1) AS counted";
+
+/// Endpoint by endpoint: a join would read what everybody was not told.
+pub(super) const GIVEN_UP_OF: &str = "SELECT COALESCE(CAST(SUM((
+            SELECT COUNT(*)
+            FROM (
+                SELECT 1 FROM deliveries
+                WHERE deliveries.endpoint_id = endpoints.endpoint_id
+                  AND state IN ('exhausted', 'cancelled')
+                ORDER BY delivery_id DESC
+                LIMIT $1) AS counted)) AS BIGINT), 0) AS count,
+        COALESCE(CAST(SUM((
+            SELECT COUNT(CASE WHEN state = 'exhausted' THEN 1 END)
+            FROM (
+                SELECT state FROM deliveries
+                WHERE deliveries.endpoint_id = endpoints.endpoint_id
+                  AND state IN ('exhausted', 'cancelled')
+                ORDER BY delivery_id DESC
+                LIMIT $1) AS counted)) AS BIGINT), 0) AS exhausted
+    FROM endpoints
+    WHERE owner = $2 AND deleted_at IS NULL";
+
 pub(super) const DELIVERY_COUNTS: &str =
     "SELECT state, COUNT(*) AS count FROM deliveries GROUP BY state";
 

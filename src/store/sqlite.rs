@@ -22,26 +22,27 @@ use super::failures::FailureRows;
 use super::redelivery::ToldMessage;
 use super::rows::{
     ApiKeyRow, AttemptRow, AwaitedFileRow, BillRow, DeliveryRow, DeliveryStoryRow, DueEndpointRow,
-    EgressRow, EndpointRow, FailureRow, FinalizedRow, HealthRow, IntakeRow, OwedRow, RawFailureRow,
-    RedeliveryRow, ReplayRow, RoomRow, SessionRow, SilentRow, ToldMessageRow, TotalsRow, bills,
-    checkpoint, checkpoint_json, delivery_state, event_type_list, read_all, walked,
+    EgressRow, EndpointRow, FailureRow, FinalizedCallRow, FinalizedRow, HealthRow, IntakeRow,
+    OwedRow, RawFailureRow, RedeliveryRow, ReplayRow, RoomRow, SessionRow, SilentRow,
+    ToldMessageRow, TotalsRow, backlog, bills, checkpoint, checkpoint_json, delivery_state,
+    event_type_list, read_all, walked,
 };
 use super::shared::{COUNTED_AT_ONCE, MOST_COUNTED, number};
 use super::sql::{
-    egress_columns, egress_upsert, endpoint_columns, finalized_after, history_filter, room_columns,
-    session_columns, session_upsert,
+    egress_columns, egress_upsert, endpoint_columns, finalized_after, finalized_lately,
+    history_filter, room_columns, session_columns, session_upsert,
 };
 use super::transaction::{
     DeliveryToKeep, EgressKeys, FailureToKeep, Health, RoomKeys, Rowwise, SessionKeys, Transaction,
     WhenLocked,
 };
 use super::{
-    ApiKey, ApiKeyChange, AttemptResult, AwaitedFile, Batch, Beginning, Bills, Cause, Cursor,
-    Delivery, DeliveryFilter, DeliveryState, DeliveryStory, DueEndpoint, Ending, Endpoint,
-    EndpointHealth, Expired, Failure, FailureFilter, HistoryFilter, IntakeState, OpenFailures,
-    Owed, Progress, Recorded, Redelivery, RedeliveryRange, Refusal, Replay, SilentCall, Slot,
-    Store, StoreError, Taken, Terms, Tried, Unjoined, Walked, failures, record, recording,
-    redelivery, replays, sql, take, within,
+    ApiKey, ApiKeyChange, AttemptResult, AwaitedFile, Backlog, Batch, Beginning, Bills, Cause,
+    Cursor, Delivery, DeliveryFilter, DeliveryState, DeliveryStory, DueEndpoint, Ending, Endpoint,
+    EndpointHealth, Expired, Failure, FailureFilter, FinalizedCall, HistoryFilter, IntakeState,
+    MOST_LOOKED_AT, OpenFailures, Owed, Progress, Recorded, Redelivery, RedeliveryRange, Refusal,
+    Replay, SilentCall, Slot, Store, StoreError, Taken, Terms, Tried, Unjoined, Walked, failures,
+    record, recording, redelivery, replays, sql, take, within,
 };
 use crate::event::FailureCode;
 use crate::finalize::{
@@ -149,6 +150,11 @@ const FINALIZED_AFTER: &str = finalized_after!("finalized_sequence", "$5", "TRUE
 
 const FINALIZED_AFTER_OF: &str =
     finalized_after!("finalized_sequence", "$5", "TRUE", " AND character_owner = $8");
+
+const FINALIZED_LATELY: &str = finalized_lately!("finalized_sequence", "");
+
+const FINALIZED_LATELY_OF: &str =
+    finalized_lately!("finalized_sequence", " AND character_owner = $3");
 
 const NEWEST: &str = "SELECT COALESCE(MAX(finalized_sequence), 0) FROM sessions
     WHERE finalized_at IS NOT NULL";
