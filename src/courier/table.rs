@@ -13,11 +13,11 @@ use uuid::Uuid;
 use crate::clock::SystemClock;
 use crate::finalize::{Prepared, Repriced, Session, Silence, Totals};
 use crate::store::{
-    ApiKey, ApiKeyChange, AttemptResult, AwaitedFile, Batch, Beginning, Bills, Cursor, Delivery,
-    DeliveryFilter, DeliveryState, DeliveryStory, DueEndpoint, Ending, Endpoint, EndpointHealth,
-    Expired, Failure, FailureFilter, HistoryFilter, IntakeState, Next, OpenFailures, Owed,
-    Progress, Recorded, Redelivery, RedeliveryRange, Refusal, Replay, SilentCall, Slot, Store,
-    StoreError, Taken, Terms, Tried, Unjoined, Verdict, Walked,
+    ApiKey, ApiKeyChange, AttemptResult, AwaitedFile, Backlog, Batch, Beginning, Bills, Cursor,
+    Delivery, DeliveryFilter, DeliveryState, DeliveryStory, DueEndpoint, Ending, Endpoint,
+    EndpointHealth, Expired, Failure, FailureFilter, FinalizedCall, HistoryFilter, IntakeState,
+    Next, OpenFailures, Owed, Progress, Recorded, Redelivery, RedeliveryRange, Refusal, Replay,
+    SilentCall, Slot, Store, StoreError, Taken, Terms, Tried, Unjoined, Verdict, Walked,
 };
 use crate::webhook::MessageId;
 
@@ -602,6 +602,18 @@ impl Store for Table {
     }
 
     async fn intakes(&self) -> Result<Vec<IntakeState>, StoreError> {
+        unreachable!("the courier does not ask for this")
+    }
+
+    async fn finalized_lately(
+        &self,
+        _owner: Option<i64>,
+        _since: DateTime<Utc>,
+    ) -> Result<Vec<FinalizedCall>, StoreError> {
+        unreachable!("the courier does not ask for this")
+    }
+
+    async fn backlog(&self, _owner: Option<i64>) -> Result<Backlog, StoreError> {
         unreachable!("the courier does not ask for this")
     }
 }
