@@ -264,7 +264,8 @@ mod tests {
         let last = span.parts[59].at;
         assert!(last <= at(0) && at(0) < last + TimeDelta::minutes(1));
         assert_eq!(span.part(at(0)).unwrap().at, last);
-        assert_eq!(span.part(span.since).unwrap().at, span.since);
+        let since = span.since;
+        assert_eq!(span.part(since).unwrap().at, since);
         assert!(span.part(span.since - TimeDelta::milliseconds(1)).is_none());
         assert!(span.part(last + TimeDelta::minutes(1)).is_none());
     }
