@@ -328,6 +328,7 @@ async fn assert_only_from_the_console(
     status: u16,
 ) {
     let Credential::Cookie { cookie, csrf_token } = from else { return };
+    let csrf_token = csrf_token.as_str();
     let is_safe = ["GET", "HEAD"].contains(&method);
     if is_safe || status >= 300 {
         return;
