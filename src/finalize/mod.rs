@@ -9,6 +9,7 @@ mod recording;
 mod reprice;
 #[cfg(test)]
 mod sample;
+mod schema;
 mod session;
 mod silence;
 mod summary;
@@ -24,6 +25,7 @@ pub use recording::{
     Finding, RecordingState, RecordingStatus, egress_outcome, merge_egress, settle_recording,
 };
 pub use reprice::{Bill, Repriced};
+pub use schema::webhook_schema;
 pub use session::{Session, finalize, start};
 pub use silence::{FinishedRoom, ROOM_GRACE, Silence};
 pub use summary::{SessionData, full_payload, session_data, thin_payload};
