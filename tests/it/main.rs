@@ -16,6 +16,7 @@ mod claimed;
 mod claims;
 mod cli;
 mod cli_failures;
+mod erase;
 mod failures;
 mod faults;
 mod harness;
