@@ -616,4 +616,17 @@ impl Store for Table {
     async fn backlog(&self, _owner: Option<i64>) -> Result<Backlog, StoreError> {
         unreachable!("the courier does not ask for this")
     }
+
+    async fn erase(
+        &self,
+        _session_id: Uuid,
+        _recordings_place: &str,
+        _now: DateTime<Utc>,
+    ) -> Result<Option<Vec<String>>, StoreError> {
+        unreachable!("the courier does not ask for this")
+    }
+
+    async fn keep_files(&self, _session_id: Uuid, _files: &[String]) -> Result<(), StoreError> {
+        unreachable!("the courier does not ask for this")
+    }
 }

@@ -216,8 +216,9 @@ struct FullData<'a> {
     egress_id: Option<&'a str>,
 }
 
-#[derive(Serialize)]
-struct ThinData<'a> {
+/// What a `thin` body says of a session.
+#[derive(Serialize, ToSchema)]
+pub(super) struct ThinData<'a> {
     session_id: Uuid,
     tenant_id: &'a str,
     character_slug: &'a str,

@@ -5,6 +5,7 @@
 //! the caller; a method may run again after a lost answer without a second effect.
 
 mod delivery;
+mod erase;
 mod failures;
 mod history;
 mod open;
@@ -210,6 +211,20 @@ pub trait Store: Send + Sync + 'static {
     /// Gives sessions another cost, as the next version; which: those that are still in the version
     /// that their bill was read in. Nothing else of them changes, and nobody is told.
     async fn reprice(&self, changes: &[Repriced]) -> Result<Vec<Uuid>, StoreError>;
+
+    /// Erases a session and all that was kept of it but its id, its owner and its digests: from then
+    /// on every event for it is a duplicate. Its pending deliveries are cancelled, its failures have
+    /// no bytes any more. Returns where its recordings lie that are still to be deleted, also if it
+    /// was erased before; `None`: there never was such a session.
+    async fn erase(
+        &self,
+        session_id: Uuid,
+        recordings_place: &str,
+        now: DateTime<Utc>,
+    ) -> Result<Option<Vec<String>>, StoreError>;
+
+    /// Of an erased session's recordings these are still to be deleted.
+    async fn keep_files(&self, session_id: Uuid, files: &[String]) -> Result<(), StoreError>;
 
     // ---- endpoints ----
 

@@ -42,15 +42,15 @@ use super::{
     Cursor, Delivery, DeliveryFilter, DeliveryState, DeliveryStory, DueEndpoint, Ending, Endpoint,
     EndpointHealth, Expired, Failure, FailureFilter, FinalizedCall, HistoryFilter, IntakeState,
     MOST_LOOKED_AT, OpenFailures, Owed, Progress, Recorded, Redelivery, RedeliveryRange, Refusal,
-    Replay, SilentCall, Slot, Store, StoreError, Taken, Terms, Tried, Unjoined, Walked, failures,
-    record, recording, redelivery, replays, sql, take, within,
+    Replay, SilentCall, Slot, Store, StoreError, Taken, Terms, Tried, Unjoined, Walked, erase,
+    failures, record, recording, redelivery, replays, sql, take, within,
 };
 #[cfg(feature = "crash-points")]
 use crate::crash::{self, Defect};
 use crate::event::FailureCode;
 use crate::finalize::{
-    Bill, FinishedRoom, JoinedBy, JoinedEgress, NewMessage, Prepared, Repriced, Session, Silence,
-    Totals,
+    Bill, Erased, FinishedRoom, JoinedBy, JoinedEgress, NewMessage, Prepared, Repriced, Session,
+    Silence, Totals, recording_files,
 };
 use crate::webhook::{MessageId, PayloadKind, RateLimit};
 
@@ -62,6 +62,7 @@ const MIGRATIONS: &[super::MigrationFile] = &[
     (5, "recordings", include_str!("../../migrations/postgres/0005_recordings.sql")),
     (6, "failures", include_str!("../../migrations/postgres/0006_failures.sql")),
     (7, "checkpoints", include_str!("../../migrations/postgres/0007_checkpoints.sql")),
+    (8, "erasure", include_str!("../../migrations/postgres/0008_erasure.sql")),
 ];
 
 macro_rules! sessions_by_keys {
@@ -215,6 +216,14 @@ const PUT_CHECKPOINTS: &str = "INSERT INTO checkpoints (session_id, session)
     ON CONFLICT (session_id) DO UPDATE SET session = excluded.session";
 
 const DROP_CHECKPOINTS: &str = "DELETE FROM checkpoints WHERE session_id = ANY($1)";
+
+const ADD_ERASED: &str = "INSERT INTO erased_sessions
+        (session_id, id, character_owner, digests, files, erased_at)
+    VALUES ($1, $2, $3, $4, $5, $6)";
+
+const ERASED_SESSIONS: &str = "SELECT session_id FROM erased_sessions WHERE session_id = ANY($1)";
+
+const ERASED_EGRESSES: &str = "SELECT egress_id FROM erased_egresses WHERE egress_id = ANY($1)";
 
 const ROOMS_BY_KEYS: &str = concat!(
     "SELECT ",
@@ -822,6 +831,29 @@ impl Transaction for Writing {
     async fn drop_checkpoints(&mut self, sessions: &[Uuid]) -> Result<(), StoreError> {
         query(DROP_CHECKPOINTS).bind(sessions).execute(&mut *self.0).await.map_err(failed)?;
         Ok(())
+    }
+
+    async fn erased(&mut self, candidates: &Erased) -> Result<Erased, StoreError> {
+        let mut erased = Erased::default();
+        if !candidates.sessions.is_empty() {
+            let sessions: Vec<Uuid> = candidates.sessions.iter().copied().collect();
+            let found: Vec<Uuid> = query_scalar(ERASED_SESSIONS)
+                .bind(sessions)
+                .fetch_all(&mut *self.0)
+                .await
+                .map_err(failed)?;
+            erased.sessions.extend(found);
+        }
+        if !candidates.egresses.is_empty() {
+            let egresses: Vec<String> = candidates.egresses.iter().cloned().collect();
+            let found: Vec<String> = query_scalar(ERASED_EGRESSES)
+                .bind(egresses)
+                .fetch_all(&mut *self.0)
+                .await
+                .map_err(failed)?;
+            erased.egresses.extend(found);
+        }
+        Ok(erased)
     }
 
     async fn rooms(&mut self, keys: &RoomKeys) -> Result<Vec<FinishedRoom>, StoreError> {

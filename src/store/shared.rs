@@ -314,6 +314,23 @@ macro_rules! impl_store {
                 .await
             }
 
+            async fn erase(
+                &self,
+                session_id: Uuid,
+                recordings_place: &str,
+                now: DateTime<Utc>,
+            ) -> Result<Option<Vec<String>>, StoreError> {
+                within(self.erase_session(session_id, recordings_place, now)).await
+            }
+
+            async fn keep_files(
+                &self,
+                session_id: Uuid,
+                files: &[String],
+            ) -> Result<(), StoreError> {
+                within(self.keep_erased_files(session_id, files)).await
+            }
+
             async fn add_endpoint(&self, endpoint: &Endpoint) -> Result<(), StoreError> {
                 within(async {
                     query(sql::ADD_ENDPOINT)
@@ -1011,6 +1028,7 @@ macro_rules! impl_store {
             }
         }
 
+        super::erase::impl_erase!($store);
         super::failures::impl_failures!($store);
         super::replays::impl_replays!($store);
         super::shared::impl_rowwise!();

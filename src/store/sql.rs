@@ -520,6 +520,7 @@ pub(super) const ATTEMPTS: &str = "SELECT number, started_at, duration_us, statu
     ORDER BY number";
 
 /// What is pending is only brought forward.
+/// What was erased has no bytes to be sent.
 pub(super) const REDELIVER: &str = "UPDATE deliveries
     SET redelivered_after = CASE state WHEN 'pending' THEN redelivered_after ELSE attempts END,
         state = 'pending', cause = NULL, is_retry = TRUE, next_attempt_at = $2, finished_at = NULL
@@ -527,7 +528,11 @@ pub(super) const REDELIVER: &str = "UPDATE deliveries
       AND EXISTS (
         SELECT 1 FROM endpoints
         WHERE endpoints.endpoint_id = deliveries.endpoint_id
-          AND disabled_at IS NULL AND deleted_at IS NULL)";
+          AND disabled_at IS NULL AND deleted_at IS NULL)
+      AND EXISTS (
+        SELECT 1 FROM messages
+        WHERE messages.message_id = deliveries.message_id
+          AND (thin IS NOT NULL OR full_body IS NOT NULL))";
 
 pub(super) const COUNT_RANGE: &str = "SELECT COUNT(*) FROM (
     SELECT 1 FROM deliveries
@@ -546,7 +551,11 @@ pub(super) const REDELIVER_RANGE: &str = "UPDATE deliveries
         next_attempt_at = $6, finished_at = NULL
     WHERE endpoint_id = $1 AND delivery_id > $2 AND delivery_id <= $3
       AND state IN ('exhausted', 'cancelled')
-      AND ((state = 'exhausted' AND $4) OR (state = 'cancelled' AND $5))";
+      AND ((state = 'exhausted' AND $4) OR (state = 'cancelled' AND $5))
+      AND EXISTS (
+        SELECT 1 FROM messages
+        WHERE messages.message_id = deliveries.message_id
+          AND (thin IS NOT NULL OR full_body IS NOT NULL))";
 
 /// A bounded number of messages is looked at, whoever they are about: the endpoint may hear of none.
 pub(super) const MESSAGES_TOLD: &str = "SELECT told.message_id, type, told.session_id, egress_id,

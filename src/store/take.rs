@@ -17,7 +17,8 @@ use crate::crash::{self, Point};
 use crate::event::Digest;
 use crate::event::Named;
 use crate::finalize::{
-    Change, FinishedRoom, JoinedBy, JoinedEgress, Outcome, Plan, Prepared, Session, Snapshot, plan,
+    Change, Erased, FinishedRoom, JoinedBy, JoinedEgress, Outcome, Plan, Prepared, Session,
+    Snapshot, plan,
 };
 use crate::webhook::{MessageId, PayloadKind};
 
@@ -65,6 +66,7 @@ pub(super) async fn try_out(
     let Loaded { sessions, egresses, checkpoints, rooms } = load(tx, events, &mut keys).await?;
     let stored = session_of(event).and_then(|session| sessions.get(&session.session_id)).cloned();
     let unknown = session_ids(events).filter(|id| !sessions.contains_key(id)).count();
+    let erased = tx.erased(&Erased::candidates(events)).await?;
     let snapshot = Snapshot {
         now: terms.now,
         installation,
@@ -74,11 +76,20 @@ pub(super) async fn try_out(
         egresses,
         checkpoints,
         rooms,
+        erased: &erased,
         numbers: vec![0; unknown],
         endpoints: &[],
     };
     let outcome = plan(snapshot, events).outcomes.pop();
     Ok(Tried { outcome: outcome.expect("one event has one outcome"), stored })
+}
+
+/// What is known of a batch before a transaction, from those before it.
+struct Known {
+    /// Where to look for its sessions.
+    keys: SessionKeys,
+    /// What it names that was erased.
+    erased: Erased,
 }
 
 /// What one transaction came to.
@@ -99,9 +110,9 @@ async fn until_taken<'s, F>(
 where
     F: Future<Output = Result<Box<dyn Transaction + 's>, StoreError>>,
 {
-    let mut keys = session_keys(batch.events);
+    let mut known = Known { keys: session_keys(batch.events), erased: Erased::default() };
     for _ in 0..MAX_RACES {
-        match take_once(begin().await?, installation, batch, ending, &mut keys).await {
+        match take_once(begin().await?, installation, batch, ending, &mut known).await {
             Ok(Once::Taken(taken)) => return Ok(Some(taken)),
             Ok(Once::Lost) => return Ok(None),
             Ok(Once::Raced) => {}
@@ -123,19 +134,22 @@ fn is_race(error: &StoreError) -> bool {
     code.is_some_and(|code| code.len() == 5 && code.starts_with("40") || code == "55P03")
 }
 
-/// Takes a batch in one transaction; the one event of a replay together with its end.
+/// Takes a batch in one transaction; the one event of a replay together with its end. What it names and
+/// was `erased` is known from the time before, if there was one.
 async fn take_once(
     mut tx: Box<dyn Transaction + '_>,
     installation: Uuid,
     batch: Batch<'_>,
     ending: Option<&Ending<'_>>,
-    keys: &mut SessionKeys,
+    Known { keys, erased }: &mut Known,
 ) -> Result<Once, StoreError> {
     let Batch { terms, events } = batch;
     let Loaded { sessions, egresses, checkpoints, rooms } = load(tx.as_mut(), events, keys).await?;
     let endpoints = tx.endpoints(&owners(events, &sessions)).await?;
     let unknown = session_ids(events).filter(|id| !sessions.contains_key(id)).count();
     let numbers = if unknown == 0 { Vec::new() } else { tx.numbers(unknown).await? };
+    let mut candidates = Erased::candidates(events);
+    candidates.sessions.retain(|id| !sessions.contains_key(id));
     let snapshot = Snapshot {
         now: terms.now,
         installation,
@@ -145,6 +159,7 @@ async fn take_once(
         egresses,
         checkpoints,
         rooms,
+        erased,
         numbers,
         endpoints: &endpoints,
     };
@@ -153,6 +168,9 @@ async fn take_once(
     let Some(owed) = write(tx.as_mut(), &mut plan, &terms, &mut reserved).await? else {
         return Ok(Once::Raced);
     };
+    if is_news(tx.as_mut(), &candidates, erased).await? {
+        return Ok(Once::Raced);
+    }
     // Last, as others lock failures: they lock sessions first.
     match ending {
         None => keep_failures(tx.as_mut(), &mut plan, events, terms.now).await?,
@@ -177,6 +195,22 @@ async fn take_once(
         is_everything: false,
     };
     Ok(Once::Taken(Taken { outcomes: plan.outcomes, owed, unjoined }))
+}
+
+/// Whether more was erased than is known. Asked after writing: whoever erased a session that was not
+/// there when it was looked for has committed by then.
+async fn is_news(
+    tx: &mut dyn Transaction,
+    candidates: &Erased,
+    known: &mut Erased,
+) -> Result<bool, StoreError> {
+    if candidates.is_empty() {
+        return Ok(false);
+    }
+    let found = tx.erased(candidates).await?;
+    let is_news = found != *known;
+    *known = found;
+    Ok(is_news)
 }
 
 /// What a batch may touch, as it is.

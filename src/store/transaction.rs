@@ -12,7 +12,7 @@ use super::failures::FailureRows;
 use super::redelivery::{Redelivery, RedeliveryRange, ToldMessage};
 use super::{AttemptResult, Cause, Endpoint, StoreError};
 use crate::event::{Digest, Egress, Rejection};
-use crate::finalize::{FinishedRoom, JoinedEgress, NewMessage, Session, recorded_span};
+use crate::finalize::{Erased, FinishedRoom, JoinedEgress, NewMessage, Session, recorded_span};
 use crate::webhook::{Failing, MessageId, PayloadKind};
 
 /// One database transaction. Dropped without `commit`, it never was.
@@ -48,6 +48,8 @@ pub(super) trait Transaction: Rowwise + FailureRows + Send {
     async fn rooms(&mut self, keys: &RoomKeys) -> Result<Vec<FinishedRoom>, StoreError>;
     /// Keeps closed rooms that are not known yet.
     async fn put_rooms(&mut self, rooms: &[FinishedRoom]) -> Result<(), StoreError>;
+    /// Which of these were erased.
+    async fn erased(&mut self, candidates: &Erased) -> Result<Erased, StoreError>;
     /// Inserts messages that do not exist yet; which.
     async fn put_messages(
         &mut self,

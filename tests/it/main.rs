@@ -18,6 +18,7 @@ mod claims;
 mod cli;
 mod cli_failures;
 mod console;
+mod erase;
 mod failures;
 mod faults;
 mod harness;
