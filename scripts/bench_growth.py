@@ -86,7 +86,7 @@ def keep_one_of_each(bench, database):
         database.rows(f"CREATE TABLE one_{table} AS TABLE {table}s")
     database.rows("CREATE TABLE one_delivery AS TABLE deliveries; DELETE FROM deliveries")
     # The measured ones have endpoints of their own.
-    finalizer.command("endpoints", "delete", endpoint["endpoint_id"])
+    finalizer.command("endpoints", "delete", endpoint["id"])
     sink.process.kill()
 
 
