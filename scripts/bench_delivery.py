@@ -1,12 +1,13 @@
-"""What scripts/bench measures of the delivery of webhooks: fairness, backlogs, claims."""
+"""What scripts/bench measures of the delivery of webhooks: fairness, backlogs, claims, and memory beside both queues."""
 
 import re
-import statistics
 import time
 
-from lab import ROOT, Failed, Finalizer, clean_environment, get_text, wait_for
+from bench_latency import measure_latency
+from bench_report import percentile, spread
+from bench_workers import TURNS, Bench, Sink
+from lab import ROOT, Failed
 
-WARM_UP_SECONDS = 2
 BACKLOG_ENDPOINTS = 20
 SLOW_START_SECONDS = 30
 NEVER = 1_000_000_000
@@ -52,66 +53,8 @@ ALTER DATABASE {name} SET auto_explain.log_buffers = on
 """
 
 
-class Delivery:
+class Delivery(Bench):
     """Servers and the programs to measure."""
-
-    def __init__(self, lab, programs):
-        self.lab = lab
-        self.programs = programs
-        self.environment = clean_environment()
-        self.count = 0
-
-    def next_name(self, name):
-        self.count += 1
-        return f"{name}_{self.count}"
-
-    def new_finalizer(self, database):
-        finalizer = Finalizer(self.lab, self.programs["finalizer"], database)
-        finalizer.command("migrate")
-        return finalizer
-
-    def start_sink(self, kind, listeners=1):
-        """A receiver; its URLs."""
-        sink = self.lab.start(self.next_name(f"sink_{kind}"), [self.programs["sink"], kind, listeners], self.environment)
-
-        def urls():
-            sink.require()
-            found = [line for line in sink.log.read_text().splitlines() if line.startswith("http")]
-            return found if len(found) == listeners else None
-
-        return sink, wait_for(urls, 30, f"{sink.name} to listen")
-
-    # ---- fairness ----
-
-    def latencies(self, kinds, rate, seconds):
-        """From when each event was due to be published until its webhook arrived at the first of
-        the receivers, in milliseconds, sorted. Every receiver hears of every session."""
-        database = self.lab.new_database(self.next_name("fairness"))
-        finalizer = self.new_finalizer(database)
-        sinks = [self.start_sink(kind) for kind in kinds]
-        for _, (url,) in sinks:
-            finalizer.ask("endpoints", "add", url, "--owner", "all")
-        worker = finalizer.run(self.next_name("worker"))
-        finalizer.wait_until_ready(worker)
-        count = rate * (seconds + WARM_UP_SECONDS)
-        load = self.lab.start(self.next_name("load"), [self.programs["load"], self.lab.amqp_url, count, rate], self.environment)
-        if load.running.wait() != 0:
-            load.require()
-        due = dict(line.split() for line in load.log.read_text().splitlines())
-        url = sinks[0][1][0]
-        wait_for(lambda: get_text(url).count("\n") >= count, 60, "every session's webhook to arrive")
-        arrived = [line.split() for line in get_text(url).splitlines()]
-        if len(arrived) != count or {session_id for session_id, _ in arrived} != due.keys():
-            raise Failed(f"{count} sessions, and {len(arrived)} webhooks of {len(dict(arrived))} sessions")
-        wait_for(lambda: not any(self.lab.queue_depths().values()), 30, "the queue to be empty")
-        # A graceful end would wait for the receiver that hangs.
-        worker.kill()
-        for sink, _ in sinks:
-            sink.kill()
-        database.drop()
-        first_due = min(map(int, due.values()))
-        counted = first_due + WARM_UP_SECONDS * 1_000_000
-        return sorted((int(at) - int(due[session_id])) / 1000 for session_id, at in arrived if int(due[session_id]) >= counted)
 
     # ---- backlog ----
 
@@ -119,8 +62,8 @@ class Delivery:
         """How fast a backlog is sent, by a process that does nothing else: deliveries a second,
         and the process's peak memory in MiB."""
         database = self.lab.new_database(self.next_name("backlog"))
-        sink, urls = self.start_sink("answer", endpoints)
-        finalizer = self.fill(database, deliveries, urls)
+        sink = Sink(self, "answer", endpoints)
+        finalizer = self.fill(database, deliveries, sink.urls)
         worker = finalizer.run(self.next_name("worker"), FINALIZER_ROLES="deliver")
         began, done = time.monotonic(), 0
         while done < deliveries:
@@ -134,7 +77,7 @@ class Delivery:
         rate = deliveries / float(database.rows(DRAIN_SECONDS)[0][0])
         peak_mib = worker.peak_memory_mib()
         worker.stop()
-        sink.kill()
+        sink.process.kill()
         database.drop()
         return rate, peak_mib
 
@@ -160,10 +103,8 @@ class Delivery:
 
     def claim(self, database, count):
         """Claims and records so many: of each call the milliseconds it takes, and per delivery."""
-        run = self.lab.start(self.next_name("claim"), [self.programs["claim"], database.url, count], self.environment)
-        if run.running.wait() != 0:
-            run.require()
-        lines = [line.split() for line in run.log.read_text().splitlines()]
+        printed, _ = self.run_tool("claim", database.url, count)
+        lines = [line.split() for line in printed.splitlines()]
         return {call: (float(ms), float(ms_each)) for call, ms, ms_each in lines}
 
     def plan_of_claim(self, database, count):
@@ -181,8 +122,8 @@ class Delivery:
         return max(claims, key=lambda plan: int(re.search(r"actual .*? rows=(\d+)", plan)[1]))
 
 
-def report_fairness(lab, programs, options):
-    bench = Delivery(lab, programs)
+def report_fairness(lab, programs, options, report):
+    bench = Bench(lab, programs)
     cases = {
         "alone": ["note"],
         "beside two healthy": ["note", "answer", "answer"],
@@ -191,7 +132,7 @@ def report_fairness(lab, programs, options):
     measured = {case: [] for case in cases}
     for _ in range(options.rounds):
         for case, kinds in cases.items():
-            measured[case].append(bench.latencies(kinds, options.rate, options.seconds))
+            measured[case].append(measure_latency(bench, options.rate, options.seconds, kinds=kinds))
             sorted_ms = measured[case][-1]
             print(f"  {case}: p99 {percentile(sorted_ms, 99):.1f} ms", flush=True)
     print(
@@ -209,7 +150,7 @@ def report_fairness(lab, programs, options):
         print(f"  p99 {case} / alone: {spread(ratios, '.2f')}")
 
 
-def report_backlog(lab, programs, options):
+def report_backlog(lab, programs, options, report):
     bench = Delivery(lab, programs)
     for endpoints in (BACKLOG_ENDPOINTS, 1):
         runs = {deliveries: [] for deliveries in (options.short, options.deliveries)}
@@ -227,7 +168,40 @@ def report_backlog(lab, programs, options):
         print(f"  long / short: {spread(ratios, '.2f')}\n", flush=True)
 
 
-def report_claim(lab, programs, options):
+FEW_MIB = 100
+# Nothing of it may fail, though most of it is still there at the end.
+FAILED = """
+SELECT (SELECT count(*) FROM failures) + (SELECT count(*) FROM attempts WHERE status IS NULL OR status NOT BETWEEN 200 AND 299)"""
+
+
+def report_memory(lab, programs, options, report):
+    """The worker's memory while very many events are queued and very many deliveries are due."""
+    bench = Delivery(lab, programs)
+    database = lab.new_database("memory")
+    backlog, sink = Sink(bench, "answer", BACKLOG_ENDPOINTS), Sink(bench, "answer")
+    finalizer = bench.fill(database, options.deliveries, backlog.urls)
+    database.rows("UPDATE endpoints SET character_slug = 'of nobody that is still to come'")
+    finalizer.ask("endpoints", "add", sink.url, "--owner", "all")
+    bench.fill_queue(TURNS[options.size[0] if options.size else "8KB"], options.events)
+    worker = finalizer.run("worker")
+    samples = []
+    for _ in range(options.seconds):
+        time.sleep(1)
+        worker.require()
+        samples.append(worker.memory_mib())
+    sessions, delivered = database.number("SELECT count(*) FROM sessions"), database.number(DELIVERED)
+    peak = worker.peak_memory_mib()
+    if database.number(FAILED):
+        raise Failed("there are failures, or attempts that failed")
+    worker.kill()
+    print(f"\n{options.events:,} events queued and {options.deliveries:,} deliveries due at the start; after {options.seconds} s"
+          f" {sessions - options.deliveries // BACKLOG_ENDPOINTS:,} events were finalized and {delivered:,} deliveries made")
+    report.figures |= {"events": options.events, "deliveries": options.deliveries, "memory_mib": samples, "peak_mib": peak}
+    report.target("peak memory of the worker", f"below {FEW_MIB} MB", f"{peak * 1.048576:,.0f} MB", peak * 1.048576 < FEW_MIB)
+    report.print_targets()
+
+
+def report_claim(lab, programs, options, report):
     bench = Delivery(lab, programs)
     sizes = (options.short, options.deliveries)
     calls = {size: [] for size in sizes}
@@ -256,11 +230,3 @@ def report_claim(lab, programs, options):
             print(line.expandtabs(2))
     print(f"  sequential scans: {plan.count('Seq Scan')}")
 
-
-def percentile(sorted_values, percent):
-    return sorted_values[max(0, -(-len(sorted_values) * percent // 100) - 1)]
-
-
-def spread(values, form):
-    """The least, the median and the greatest."""
-    return " / ".join(format(value, form) for value in (min(values), statistics.median(values), max(values)))

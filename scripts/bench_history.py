@@ -6,7 +6,8 @@ import re
 import time
 from urllib.parse import urlsplit
 
-from bench_delivery import EXPLAIN, spread
+from bench_delivery import EXPLAIN
+from bench_report import spread
 from lab import ROOT, Failed, Finalizer
 
 OWNERS = 20
@@ -63,7 +64,7 @@ class Reader:
         return ms, json.loads(body)["data"]
 
 
-def report_history(lab, programs, options):
+def report_history(lab, programs, options, report):
     database = lab.new_database("history")
     finalizer = Finalizer(lab, programs["finalizer"], database)
     finalizer.command("migrate")

@@ -7,8 +7,8 @@ import uuid
 from datetime import datetime, timedelta, timezone
 from urllib.parse import urlsplit
 
-from bench_delivery import percentile, spread
 from bench_history import ONE_EVENT, fill
+from bench_report import percentile, spread
 from lab import Failed, Finalizer
 
 OWNER = 7
@@ -41,7 +41,7 @@ def long_calls(count):
         }
 
 
-def report_read(lab, programs, options):
+def report_read(lab, programs, options, report):
     database = lab.new_database("read")
     finalizer = Finalizer(lab, programs["finalizer"], database)
     finalizer.command("migrate")
@@ -66,7 +66,7 @@ def report_read(lab, programs, options):
         load = os.getloadavg()[0]
         before = worker.cpu_seconds()
         reader = lab.start(f"read-{number}", [
-            programs["read"], urlsplit(finalizer.url).netloc, key, sessions, TURNS, options.rate, options.seconds,
+            programs["tools"], "read", urlsplit(finalizer.url).netloc, key, sessions, TURNS, options.rate, options.seconds,
         ], finalizer.environment)
         if reader.running.wait() != 0:
             reader.require()

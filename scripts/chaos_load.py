@@ -97,7 +97,8 @@ class Publisher:
         self.folder = folder
         self.source = events(options.seed, options.events, options.duplicates)
         self.total = options.events + options.duplicates
-        self.pause = 5 * BATCH * max(options.faults, 1) / self.total
+        fault_seconds = options.away if "postgres_away" in options.kinds else 5
+        self.pause = fault_seconds * BATCH * max(options.faults, 1) / self.total
         self.log = open(folder / "confirmed.ndjson", "a", buffering=1)
         self.lock = threading.Lock()
         self.allowed = self.published = self.again = 0

@@ -44,10 +44,7 @@ class Lab:
         except BaseException:
             self.__exit__(*sys.exc_info())
             raise
-        lines = (self.services / "env").read_text().splitlines()
-        self.urls = dict(shlex.split(line)[1].split("=", 1) for line in lines)
-        self.amqp_url = self.urls["FINALIZER_TEST_AMQP_URL"]
-        self.postgres_url = self.urls["FINALIZER_TEST_POSTGRES_URL"]
+        self.read_urls()
         return self
 
     def __exit__(self, kind, error, trace):
@@ -61,6 +58,13 @@ class Lab:
             shutil.rmtree(self.folder, ignore_errors=True)
         else:
             print(f"what is left lies in {self.folder}", file=sys.stderr)
+
+    def read_urls(self):
+        """Again after a server was restarted: it is another process then."""
+        lines = (self.services / "env").read_text().splitlines()
+        self.urls = dict(shlex.split(line)[1].split("=", 1) for line in lines)
+        self.amqp_url = self.urls["FINALIZER_TEST_AMQP_URL"]
+        self.postgres_url = self.urls["FINALIZER_TEST_POSTGRES_URL"]
 
     def servers(self, command, *arguments):
         """Runs scripts/services; what it prints."""
@@ -139,10 +143,14 @@ class Process:
     def cpu_seconds(self):
         return cpu_seconds([self.pid])
 
+    def memory_mib(self, what="VmRSS"):
+        """Its resident memory."""
+        status = Path(f"/proc/{self.pid}/status").read_text()
+        return int(status.split(f"{what}:")[1].split()[0]) / 1024
+
     def peak_memory_mib(self):
         """The most resident memory it ever had."""
-        status = Path(f"/proc/{self.pid}/status").read_text()
-        return int(status.split("VmHWM:")[1].split()[0]) / 1024
+        return self.memory_mib("VmHWM")
 
 
 class Database:
@@ -315,10 +323,10 @@ def cpu_seconds(pids):
     return total / CLOCK_TICKS
 
 
-def build(*arguments):
+def build(*arguments, folder=ROOT):
     """Builds with cargo; where each program lies, by its name."""
     command = ["cargo", "build", "--locked", "--message-format=json-render-diagnostics", *arguments]
-    output = subprocess.run(command, check=True, cwd=ROOT, stdout=subprocess.PIPE, text=True).stdout
+    output = subprocess.run(command, check=True, cwd=folder, stdout=subprocess.PIPE, text=True).stdout
     messages = map(json.loads, output.splitlines())
     return {message["target"]["name"]: message["executable"] for message in messages if message.get("executable")}
 

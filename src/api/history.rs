@@ -26,6 +26,7 @@ struct Asked {
     filter: HistoryFilter,
     page_size: u32,
     part: Part,
+    is_brief: bool,
 }
 
 enum Part {
@@ -70,6 +71,9 @@ pub(super) struct Place {
         ("finalized_after" = Option<String>, Query,
             description = "Instead of pages: what became readable after this cursor, the \
                            `next_cursor` of an earlier answer or nothing"),
+        ("brief" = Option<bool>, Query,
+            description = "A page without totals and `transcript_text`, which are null then: quick, \
+                           however many sessions there are"),
     ),
     responses((status = 200, description = "A page", body = Envelope<HistoryData<Place>>)),
 )]
@@ -81,6 +85,7 @@ pub(super) async fn list(
     let links = Links { public_url: &state.public_url, given: query.into_given() };
     let asked = read(&links.given, viewer)?;
     match asked.part {
+        Part::Page(page) if asked.is_brief => show_brief_page(&state, &links, &asked, page).await,
         Part::Page(page) => show_page(&state, &links, &asked, page).await,
         Part::After(cursor) => walk(&state, &links, &asked, cursor).await,
     }
@@ -92,9 +97,8 @@ async fn show_page(
     Asked { filter, page_size, .. }: &Asked,
     page: u32,
 ) -> Result<Reply<HistoryData<Place>>, ApiError> {
-    let offset = u64::from(page - 1) * u64::from(*page_size);
     let (sessions, totals) = tokio::try_join!(
-        state.store.history(filter, *page_size, offset),
+        state.store.history(filter, *page_size, offset(page, *page_size)),
         state.store.history_totals(filter)
     )?;
     let count = u64::try_from(totals.sessions).unwrap_or(0);
@@ -113,6 +117,31 @@ async fn show_page(
     };
     let data = HistoryData::new(Some(&totals), &sessions, place);
     Ok(Reply { message: "The sessions, the newest first.".into(), data })
+}
+
+async fn show_brief_page(
+    state: &ApiState,
+    links: &Links<'_>,
+    Asked { filter, page_size, .. }: &Asked,
+    page: u32,
+) -> Result<Reply<HistoryData<Place>>, ApiError> {
+    let sessions = state.store.history(filter, *page_size, offset(page, *page_size)).await?;
+    let is_full = sessions.len() == *page_size as usize;
+    let page_link = |page: u32| links.to("page", &page.to_string());
+    let place = Place {
+        page: Some(page),
+        page_size: *page_size,
+        total_pages: None,
+        next: is_full.then(|| page_link(page + 1)),
+        previous: (page > 1).then(|| page_link(page - 1)),
+        next_cursor: None,
+    };
+    let data = HistoryData::brief(&sessions, place);
+    Ok(Reply { message: "The sessions, the newest first.".into(), data })
+}
+
+fn offset(page: u32, page_size: u32) -> u64 {
+    u64::from(page - 1) * u64::from(page_size)
 }
 
 async fn walk(
@@ -155,9 +184,13 @@ fn read(given: &Map<String, Value>, viewer: Viewer) -> Result<Asked, ApiError> {
     if page.is_some() && cursor.is_some() {
         query.wrong("page", "With `finalized_after` there are no pages: follow `next_cursor`.");
     }
+    let is_brief = query.given("brief", yes_or_no).unwrap_or(false);
+    if is_brief && cursor.is_some() {
+        query.wrong("brief", "Only pages are brief.");
+    }
     query.end()?;
     let part = cursor.map_or(Part::Page(page.unwrap_or(1)), Part::After);
-    Ok(Asked { filter, page_size: page_size.unwrap_or(PAGE_SIZE), part })
+    Ok(Asked { filter, page_size: page_size.unwrap_or(PAGE_SIZE), part, is_brief })
 }
 
 /// Times count to the second, as `created_at` shows them.
@@ -189,6 +222,11 @@ fn time(value: &Value) -> Result<DateTime<Utc>, String> {
          + of an offset is written %2B."
     })?;
     Ok(time.trunc_subsecs(0))
+}
+
+/// A query has texts alone.
+fn yes_or_no(value: &Value) -> Result<bool, String> {
+    fields::text(value)?.parse().map_err(|_| "Expected true or false.".to_owned())
 }
 
 fn cursor(value: &Value) -> Result<Cursor, String> {

@@ -1,6 +1,7 @@
 //! The HTTP API: one file per resource, one envelope, one place that chooses statuses.
 
 mod auth;
+mod console;
 mod cors;
 mod docs;
 mod envelope;
@@ -17,6 +18,7 @@ mod layers;
 mod livekit;
 mod metrics;
 mod openapi;
+mod overview;
 mod probes;
 mod recordings;
 mod routes;
@@ -112,6 +114,8 @@ fn routes() -> Routes {
         .merge(failures::routes())
         .both((schemas, described, take_events))
         .both(routes!(livekit::take))
+        .both(routes!(overview::show))
+        .merge(console::routes())
         .wild("/recordings/{*path}", routes!(recordings::play))
         .route(routes!(health::livez))
         .route(routes!(health::readyz))

@@ -18,12 +18,13 @@ use super::envelope::{FieldError, Refusal};
 use super::routes::Routes;
 
 /// What the routes are about, in the order in which a reader meets them.
-const TAGS: [(&str, &str); 6] = [
+const TAGS: [(&str, &str); 7] = [
     ("Sessions", "Calls as customers read them, and their recordings."),
     ("Webhooks", "Who is told, what became of it, and telling it again."),
     ("API keys", "Who may read."),
     ("Intake", "How calls come in."),
     ("Failures", "Events that could not be finalized, and taking them once more."),
+    ("Console", "How the work is going, and signing in to the page at `/` with a browser."),
     ("Health", "For whoever runs the service."),
 ];
 
@@ -121,7 +122,7 @@ mod tests {
             described.paths.contains_key(&path) || described.paths.contains_key(&format!("{path}/"))
         };
         let silent: Vec<_> = paths.iter().filter(|path| !said(path)).collect();
-        assert_eq!(silent, ["/openapi.json", "/docs"]);
+        assert_eq!(silent, ["/", "/console/{file}", "/openapi.json", "/docs"]);
     }
 
     #[test]

@@ -17,7 +17,7 @@ use crate::clock::Clock;
 use crate::health::Health;
 use crate::intake::Intake;
 use crate::metrics::{Metrics, seconds_between};
-use crate::store::{Backlog, SharedStore};
+use crate::store::{SharedStore, Workload};
 
 /// A store that takes longer is no store to work with.
 const STORE_TIMEOUT: Duration = Duration::from_secs(2);
@@ -104,16 +104,16 @@ impl Probes {
     /// Asks the database how much there is to do; whether it answered.
     async fn ask(&self) -> bool {
         let now = self.clock.now();
-        let answer = timeout(STORE_TIMEOUT, self.store.backlog(now)).await;
-        let backlog = answer.ok().and_then(Result::ok);
+        let answer = timeout(STORE_TIMEOUT, self.store.workload(now)).await;
+        let workload = answer.ok().and_then(Result::ok);
         let asked = &self.metrics.asked;
-        let count = |of: fn(&Backlog) -> u32| backlog.as_ref().map(|found| f64::from(of(found)));
+        let count = |of: fn(&Workload) -> u32| workload.as_ref().map(|found| f64::from(of(found)));
         asked.pending.set(count(|found| found.pending));
         asked.open_failures.set(count(|found| found.open_failures));
         let due_since =
-            |found: &Backlog| found.due_since.map_or(0.0, |at| seconds_between(at, now));
-        asked.overdue.set(backlog.as_ref().map(due_since));
-        backlog.is_some()
+            |found: &Workload| found.due_since.map_or(0.0, |at| seconds_between(at, now));
+        asked.overdue.set(workload.as_ref().map(due_since));
+        workload.is_some()
     }
 }
 

@@ -15,7 +15,7 @@ use uuid::Uuid;
 use crate::clock::{Clock as _, SystemClock};
 use crate::config::{AddressSettings, EventSettings, PlaceSettings, PriceSettings, StoreSettings};
 use crate::event::Rejection;
-use crate::finalize::{self, Outcome, PriceBook, Snapshot, session_data};
+use crate::finalize::{self, Erased, Outcome, PriceBook, Snapshot, session_data};
 use crate::intake::{self, Disposition, Intake, IntakeParts, NoDesk, Patience, Ticket};
 
 use super::output::OutputSettings;
@@ -133,6 +133,7 @@ impl IngestCommand {
                 egresses: BTreeMap::new(),
                 checkpoints: BTreeMap::new(),
                 rooms: BTreeMap::new(),
+                erased: &Erased::default(),
                 numbers: vec![0],
                 endpoints: &[],
             };

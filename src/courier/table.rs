@@ -15,9 +15,9 @@ use crate::finalize::{Prepared, Repriced, Session, Silence, Totals};
 use crate::store::{
     ApiKey, ApiKeyChange, AttemptResult, AwaitedFile, Backlog, Batch, Beginning, Bills, Cursor,
     Delivery, DeliveryFilter, DeliveryState, DeliveryStory, DueEndpoint, Ending, Endpoint,
-    EndpointHealth, Expired, Failure, FailureFilter, HistoryFilter, IntakeState, Next,
-    OpenFailures, Owed, Progress, Recorded, Redelivery, RedeliveryRange, Refusal, Replay,
-    SilentCall, Slot, Store, StoreError, Taken, Terms, Tried, Unjoined, Verdict, Walked,
+    EndpointHealth, Expired, Failure, FailureFilter, FinalizedCall, HistoryFilter, IntakeState,
+    Next, OpenFailures, Owed, Progress, Recorded, Redelivery, RedeliveryRange, Refusal, Replay,
+    SilentCall, Slot, Store, StoreError, Taken, Terms, Tried, Unjoined, Verdict, Walked, Workload,
 };
 use crate::webhook::MessageId;
 
@@ -240,7 +240,7 @@ impl Store for Table {
         Ok(pending.map(|row| row.next_attempt_at).min())
     }
 
-    async fn backlog(&self, _now: DateTime<Utc>) -> Result<Backlog, StoreError> {
+    async fn workload(&self, _now: DateTime<Utc>) -> Result<Workload, StoreError> {
         unreachable!("the courier does not ask for this")
     }
 
@@ -606,6 +606,31 @@ impl Store for Table {
     }
 
     async fn intakes(&self) -> Result<Vec<IntakeState>, StoreError> {
+        unreachable!("the courier does not ask for this")
+    }
+
+    async fn finalized_lately(
+        &self,
+        _owner: Option<i64>,
+        _since: DateTime<Utc>,
+    ) -> Result<Vec<FinalizedCall>, StoreError> {
+        unreachable!("the courier does not ask for this")
+    }
+
+    async fn backlog(&self, _owner: Option<i64>) -> Result<Backlog, StoreError> {
+        unreachable!("the courier does not ask for this")
+    }
+
+    async fn erase(
+        &self,
+        _session_id: Uuid,
+        _recordings_place: &str,
+        _now: DateTime<Utc>,
+    ) -> Result<Option<Vec<String>>, StoreError> {
+        unreachable!("the courier does not ask for this")
+    }
+
+    async fn keep_files(&self, _session_id: Uuid, _files: &[String]) -> Result<(), StoreError> {
         unreachable!("the courier does not ask for this")
     }
 }

@@ -22,6 +22,7 @@ mod owned;
 mod rejection;
 mod report;
 mod scalar;
+mod schema;
 mod surrogates;
 #[cfg(test)]
 mod tests;
@@ -34,6 +35,7 @@ pub use decode::decode;
 pub use egress::{Egress, EgressFile, EgressStatus, egress_from_slice, recording_event};
 pub use named::Named;
 pub use rejection::{FailureCode, Rejection};
+pub use schema::schema;
 pub use text::Text;
 pub use trace::TraceParent;
 

@@ -17,13 +17,13 @@ use super::Text;
 pub(super) const MAX_NAME_BYTES: usize = 512;
 
 /// The longest URL, and the longest object key, in bytes.
-const MAX_ADDRESS_BYTES: usize = 2048;
+pub(super) const MAX_ADDRESS_BYTES: usize = 2048;
 
 /// No call uses more tokens or characters of one model: with it, sums cannot overflow.
-const MAX_COUNT: i64 = 1_000_000_000_000;
+pub(super) const MAX_COUNT: i64 = 1_000_000_000_000;
 
 /// No call lasts longer, in seconds (115 days).
-const MAX_SECONDS: i128 = 10_000_000;
+pub(super) const MAX_SECONDS: i64 = 10_000_000;
 
 /// A string without U+0000 of at most `LIMIT` bytes.
 #[derive(Debug)]
@@ -190,7 +190,7 @@ impl<'de> Deserialize<'de> for Seconds {
         scaled(raw.get(), 7)
             .map(|tenths| (tenths + 5).div_euclid(10))
             .filter(|_| !is_negative(raw.get()))
-            .filter(|micros| *micros <= MAX_SECONDS * 1_000_000)
+            .filter(|micros| *micros <= i128::from(MAX_SECONDS) * 1_000_000)
             .and_then(|micros| i64::try_from(micros).ok())
             .map(Self)
             .ok_or_else(|| {
@@ -211,7 +211,7 @@ impl<'de> Deserialize<'de> for Milliseconds {
         let raw = <&RawValue>::deserialize(deserializer)?;
         scaled(raw.get(), 0)
             .filter(|_| !is_negative(raw.get()))
-            .filter(|millis| *millis <= MAX_SECONDS * 1000)
+            .filter(|millis| *millis <= i128::from(MAX_SECONDS) * 1000)
             .and_then(|millis| i64::try_from(millis).ok())
             .map(Self)
             .ok_or_else(|| {

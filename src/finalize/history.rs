@@ -6,7 +6,7 @@ use utoipa::ToSchema;
 
 use super::cost::Dollars;
 use super::session::Session;
-use super::summary::{Seconds, SessionData, listed_data};
+use super::summary::{Seconds, SessionData, brief_data, listed_data};
 
 /// What a number of sessions come to.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -51,6 +51,15 @@ struct Listed<P> {
 impl<P> HistoryData<P> {
     /// Shows sessions; `place` says which part of all they are.
     pub fn new(totals: Option<&Totals>, sessions: &[Session], place: P) -> Self {
+        Self::of(totals, sessions.iter().map(listed_data).collect(), place)
+    }
+
+    /// Shows sessions without totals, and without any text of the calls.
+    pub fn brief(sessions: &[Session], place: P) -> Self {
+        Self::of(None, sessions.iter().map(brief_data).collect(), place)
+    }
+
+    fn of(totals: Option<&Totals>, data: Vec<Box<RawValue>>, place: P) -> Self {
         Self {
             total_sessions: totals.map(|totals| totals.sessions),
             total_llm_input_tokens: totals.map(|totals| totals.llm_input_tokens),
@@ -58,7 +67,7 @@ impl<P> HistoryData<P> {
             total_stt_audio_seconds: totals.map(|totals| Seconds(totals.stt_audio_ms)),
             total_tts_characters: totals.map(|totals| totals.tts_characters),
             total_estimated_cost_usd: totals.map(|totals| Dollars(totals.cost_micros)),
-            sessions: Listed { data: sessions.iter().map(listed_data).collect(), place },
+            sessions: Listed { data, place },
         }
     }
 }

@@ -119,10 +119,21 @@ pub struct Snapshot<'a> {
     pub checkpoints: BTreeMap<Uuid, Session>,
     /// The closed rooms that the events tell of, or that silent sessions may have been in.
     pub rooms: BTreeMap<Digest, FinishedRoom>,
+    /// What was erased of all that the events name.
+    pub erased: &'a Erased,
     /// Numbers for new sessions, at least one for each session that is not stored yet.
     pub numbers: Vec<i64>,
     /// The endpoints of the sessions' owners.
     pub endpoints: &'a [Endpoint],
+}
+
+/// Sessions that were erased and their recordings, or some that may have been.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Erased {
+    /// By id.
+    pub sessions: BTreeSet<Uuid>,
+    /// By id.
+    pub egresses: BTreeSet<String>,
 }
 
 /// What to write.
@@ -204,6 +215,7 @@ pub fn plan(snapshot: Snapshot<'_>, events: &[Prepared]) -> Plan {
     for (position, event) in events.iter().enumerate() {
         merge.trace = event.trace;
         let outcome = match &event.change {
+            _ if merge.world.erased.has(event) => Ok(Outcome::Duplicate(event.session_id())),
             Ok(change) => merge.take(change),
             Err(rejection) => Err(rejection.clone()),
         };
@@ -219,6 +231,54 @@ pub fn plan(snapshot: Snapshot<'_>, events: &[Prepared]) -> Plan {
         merge.plan.outcomes.push(outcome);
     }
     merge.finish()
+}
+
+impl Prepared {
+    /// The session that the event names, whatever is to become of the event.
+    fn session_id(&self) -> Option<Uuid> {
+        match &self.change {
+            Ok(
+                Change::Started(session)
+                | Change::Checkpoint { so_far: session, .. }
+                | Change::Ended(session)
+                | Change::Superseding(session),
+            ) => Some(session.session_id),
+            Ok(Change::Swept { session_id, .. } | Change::Silent { session_id, .. }) => {
+                Some(*session_id)
+            }
+            Ok(Change::Recording { session_id, .. }) => *session_id,
+            Ok(Change::Room(room)) => room.session_id,
+            Err(rejection) => rejection.session_id,
+        }
+    }
+
+    fn egress_id(&self) -> Option<&String> {
+        match &self.change {
+            Ok(Change::Recording { egress, .. }) => Some(&egress.egress_id),
+            _ => None,
+        }
+    }
+}
+
+impl Erased {
+    /// All that the events name.
+    pub fn candidates(events: &[Prepared]) -> Self {
+        Self {
+            sessions: events.iter().filter_map(Prepared::session_id).collect(),
+            egresses: events.iter().filter_map(Prepared::egress_id).cloned().collect(),
+        }
+    }
+
+    /// Nothing is.
+    pub fn is_empty(&self) -> bool {
+        self.sessions.is_empty() && self.egresses.is_empty()
+    }
+
+    /// The event is about something that was erased: it has no effect, and leaves nothing behind.
+    fn has(&self, event: &Prepared) -> bool {
+        event.session_id().is_some_and(|id| self.sessions.contains(&id))
+            || event.egress_id().is_some_and(|id| self.egresses.contains(id))
+    }
 }
 
 /// PostgreSQL's text cannot hold U+0000.

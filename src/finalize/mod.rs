@@ -9,6 +9,7 @@ mod recording;
 mod reprice;
 #[cfg(test)]
 mod sample;
+mod schema;
 mod session;
 mod silence;
 mod summary;
@@ -19,11 +20,13 @@ pub use cost::{Cost, Dollars, PriceBook, PriceBookError, unpriced_kinds};
 pub use difference::{Difference, differences};
 pub use history::{HistoryData, Totals};
 pub use join::{JoinedBy, JoinedEgress, recorded_span};
-pub use merge::{Change, NewDelivery, NewMessage, Outcome, Plan, Prepared, Snapshot, plan};
+pub use merge::{Change, Erased, NewDelivery, NewMessage, Outcome, Plan, Prepared, Snapshot, plan};
 pub use recording::{
-    Finding, RecordingState, RecordingStatus, egress_outcome, merge_egress, settle_recording,
+    Finding, RecordingState, RecordingStatus, egress_outcome, merge_egress, recording_files,
+    settle_recording,
 };
 pub use reprice::{Bill, Repriced};
+pub use schema::webhook_schema;
 pub use session::{Session, finalize, start};
 pub use silence::{FinishedRoom, ROOM_GRACE, Silence};
 pub use summary::{SessionData, full_payload, session_data, thin_payload};

@@ -1,14 +1,16 @@
 //! What became of a recording: reports merged in any order, one status per session.
 
 use std::cmp::Reverse;
+use std::collections::BTreeSet;
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use super::join::JoinedEgress;
 use super::session::Session;
 use super::transcript::milliseconds;
-use crate::event::{Egress, EgressStatus};
+use crate::event::{Egress, EgressFile, EgressStatus};
 use crate::webhook::EventType;
 
 /// Where a session's recording stands.
@@ -200,6 +202,23 @@ fn order(egress: &Egress) -> impl Ord + '_ {
     )
 }
 
+/// Where files of the session's recordings lie, or may lie, each once.
+pub fn recording_files(session: &Session, egresses: &[JoinedEgress], place: &str) -> Vec<String> {
+    let named = session.recording.url.iter().chain(&session.recording_worker_url).cloned();
+    let reported = egresses.iter().filter_map(|row| {
+        let file = row.egress.file.as_ref()?;
+        Some(file_url(file, place))
+    });
+    named.chain(reported).collect::<BTreeSet<String>>().into_iter().collect()
+}
+
+fn file_url(file: &EgressFile, place: &str) -> String {
+    match file.bucket.as_deref().filter(|name| !name.is_empty()) {
+        Some(bucket) => format!("s3://{bucket}/{}", file.filename),
+        None => url_below(place, &file.filename),
+    }
+}
+
 /// One way in which the session may come to a recording.
 struct Candidate<'a> {
     status: RecordingStatus,
@@ -212,10 +231,7 @@ impl<'a> Candidate<'a> {
     fn of(egress: &'a Egress, place: &str) -> Self {
         let status = status_of(egress);
         let file = egress.file.as_ref().filter(|_| status == RecordingStatus::Ready);
-        let url = file.map(|file| match file.bucket.as_deref().filter(|name| !name.is_empty()) {
-            Some(bucket) => format!("s3://{bucket}/{}", file.filename),
-            None => url_below(place, &file.filename),
-        });
+        let url = file.map(|file| file_url(file, place));
         Self {
             status,
             url: url.unwrap_or_default(),
@@ -282,7 +298,7 @@ mod tests {
 
     use super::super::{sample, session::finalize};
     use super::*;
-    use crate::event::{Call, EgressFile, RecordingRequest};
+    use crate::event::{Call, RecordingRequest};
     use crate::finalize::PriceBook;
 
     fn session(recording: Option<RecordingRequest<'static>>) -> Session {

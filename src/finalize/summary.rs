@@ -34,6 +34,12 @@ pub(super) fn listed_data(session: &Session) -> Box<RawValue> {
     serde_json::value::to_raw_value(&data).expect("what is stored can be shown")
 }
 
+/// A session in a list, without any text of the call.
+pub(super) fn brief_data(session: &Session) -> Box<RawValue> {
+    let data = SessionData { transcript: None, ..SessionData::new(session, None, None) };
+    serde_json::value::to_raw_value(&data).expect("what is stored can be shown")
+}
+
 /// A `thin` body: `{type, timestamp, data}`. `egress_id` for recording messages.
 pub fn thin_payload(
     event_type: EventType,
@@ -210,8 +216,9 @@ struct FullData<'a> {
     egress_id: Option<&'a str>,
 }
 
-#[derive(Serialize)]
-struct ThinData<'a> {
+/// What a `thin` body says of a session.
+#[derive(Serialize, ToSchema)]
+pub(super) struct ThinData<'a> {
     session_id: Uuid,
     tenant_id: &'a str,
     character_slug: &'a str,

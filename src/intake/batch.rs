@@ -2,12 +2,12 @@
 
 use std::panic::{AssertUnwindSafe, resume_unwind};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
 use futures_util::FutureExt as _;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -31,6 +31,12 @@ const BATCH_EVENTS: usize = 200;
 /// A batch that has reached this many bytes takes no more events.
 const BATCH_BYTES: usize = 4 << 20;
 
+/// A batch that was not taken in time is halved; one that is no larger than this, into its events.
+const SMALL_BATCH: usize = 25;
+
+/// So often an event by itself is not taken in time, while others are, before it is kept as a failure.
+const LATE_AT_MOST: u32 = 3;
+
 /// How often recordings without a session are looked at again, whatever happened.
 const JOIN_EVERY: Duration = Duration::from_mins(1);
 
@@ -45,7 +51,8 @@ pub(super) async fn run(
     closed: CancellationToken,
 ) -> Result<(), IntakeDied> {
     let transactions = Arc::new(Semaphore::new(TRANSACTIONS));
-    let taker = Taker { parts, held_batches, shutdown };
+    let aside = Arc::new(Semaphore::new(1));
+    let taker = Taker { parts, held_batches, shutdown, aside, taken: Arc::default() };
     let (mut batches, mut sweeping) = (JoinSet::new(), JoinSet::new());
     sweeping.spawn(taker.clone().join_now_and_then());
     loop {
@@ -57,10 +64,7 @@ pub(super) async fn run(
             next = next => {
                 let Some((turn, batch)) = next else { break };
                 let taker = taker.clone();
-                batches.spawn(async move {
-                    taker.take(batch).await;
-                    drop(turn);
-                });
+                batches.spawn(async move { taker.take(batch, turn).await });
             }
             Some(ended) = batches.join_next() => ended.map_err(IntakeDied::of)?,
             Some(ended) = sweeping.join_next() => ended.map_err(IntakeDied::of)?,
@@ -93,6 +97,25 @@ struct Taker {
     parts: Arc<IntakeParts>,
     held_batches: Arc<AtomicUsize>,
     shutdown: CancellationToken,
+    /// The turn of events that are not taken in time: nobody else waits for it.
+    aside: Arc<Semaphore>,
+    /// How many batches were taken.
+    taken: Arc<AtomicU64>,
+}
+
+/// A batch, or what is left of it.
+struct Part {
+    batch: Vec<Ticket>,
+    /// It is one event, and was not taken in time.
+    lateness: Option<Lateness>,
+}
+
+#[derive(Clone, Copy)]
+struct Lateness {
+    /// How often, not counting when nothing else was taken in between.
+    times: u32,
+    /// How many batches had been taken at the last time.
+    taken: u64,
 }
 
 /// A batch is held back as long as this lives.
@@ -114,10 +137,17 @@ impl Drop for Held {
 impl Taker {
     /// Takes a batch, whatever it takes. A batch that the database refuses, or that makes the
     /// program panic, is halved until the bad event stands alone, and that one becomes a failure.
-    async fn take(&self, batch: Vec<Ticket>) {
-        let mut open = vec![batch];
+    /// An event that is not taken in time waits until the rest is taken, and then no longer has a turn that
+    /// others need.
+    async fn take(&self, batch: Vec<Ticket>, turn: OwnedSemaphorePermit) {
+        let mut open = vec![Part::new(batch)];
         let (mut backoff, mut held) = (Backoff::default(), None);
-        while let Some(batch) = open.pop() {
+        let (mut turn, mut aside) = (Some(turn), None);
+        while let Some(Part { batch, lateness }) = open.pop() {
+            if lateness.is_some() && aside.is_none() {
+                drop(turn.take());
+                aside = Arc::clone(&self.aside).acquire_owned().await.ok();
+            }
             let (prepared, callers): (Vec<_>, Vec<_>) =
                 batch.into_iter().map(Ticket::split).unzip();
             let (began, began_at) = (Instant::now(), self.parts.clock.now());
@@ -132,11 +162,16 @@ impl Taker {
                     }
                     count(&self.parts, &prepared, &outcomes);
                     span(&prepared, began_at, self.parts.clock.now());
+                    self.taken.fetch_add(1, Ordering::Relaxed);
                     answer(prepared, callers, outcomes);
                 }
                 Ok(Err(StoreError::Rejected(error))) if !is_bare(&prepared) => {
                     tracing::warn!(%error, events = prepared.len(), "the database refuses events");
                     open.extend(halved(prepared, callers, &store_rejected()));
+                }
+                Ok(Err(error)) if error.is_late() && is_the_event(&prepared, lateness) => {
+                    tracing::error!("the database takes other events in time, and one it does not");
+                    open.extend(halved(prepared, callers, &never_done()));
                 }
                 Ok(Err(error)) => {
                     tracing::warn!(%error, events = prepared.len(), "intake is paused");
@@ -144,7 +179,7 @@ impl Taker {
                     if patient.is_empty() {
                         continue;
                     }
-                    open.push(patient);
+                    self.put_back(&mut open, patient, error.is_late(), lateness);
                     held.get_or_insert_with(|| self.hold());
                     let pause = tokio::time::sleep(backoff.next(crate::clock::chance()));
                     self.shutdown.run_until_cancelled(pause).await;
@@ -179,6 +214,32 @@ impl Taker {
         patient
     }
 
+    /// Puts back what was not taken; what was not taken in time as less at a time: a slow network, or many others at the same
+    /// sessions, leave time for less. One event by itself comes after all others.
+    fn put_back(
+        &self,
+        open: &mut Vec<Part>,
+        mut batch: Vec<Ticket>,
+        is_late: bool,
+        before: Option<Lateness>,
+    ) {
+        if !is_late {
+            open.push(Part { batch, lateness: before });
+        } else if batch.len() == 1 {
+            let taken = self.taken.load(Ordering::Relaxed);
+            let times = match before {
+                Some(before) => before.times + u32::from(before.taken < taken),
+                None => 1,
+            };
+            open.insert(0, Part { batch, lateness: Some(Lateness { times, taken }) });
+        } else if batch.len() <= SMALL_BATCH {
+            open.extend(batch.into_iter().map(|ticket| Part::new(vec![ticket])).rev());
+        } else {
+            let second = batch.split_off(batch.len() / 2);
+            open.extend([Part::new(second), Part::new(batch)]);
+        }
+    }
+
     /// Takes a batch once: commits it, joins what it could not see, hands its deliveries on.
     async fn try_take(&self, prepared: &[Prepared]) -> Result<Vec<Outcome>, StoreError> {
         let store = &self.parts.store;
@@ -211,6 +272,12 @@ impl Taker {
             recordings_place: &self.parts.recordings_place,
             desk: &*self.parts.desk,
         }
+    }
+}
+
+impl Part {
+    fn new(batch: Vec<Ticket>) -> Self {
+        Self { batch, lateness: None }
     }
 }
 
@@ -285,6 +352,11 @@ fn is_bare(prepared: &[Prepared]) -> bool {
         && rejection.event_id.is_none()
 }
 
+/// It is the event for which the database takes too long, and not the database.
+fn is_the_event(prepared: &[Prepared], lateness: Option<Lateness>) -> bool {
+    !is_bare(prepared) && lateness.is_some_and(|lateness| lateness.times >= LATE_AT_MOST)
+}
+
 /// The session that an event is about, if it says.
 pub(super) fn session_of(event: &Prepared) -> Option<Uuid> {
     match &event.change {
@@ -309,7 +381,7 @@ fn halved(
     mut prepared: Vec<Prepared>,
     mut callers: Vec<Caller>,
     rejection: &Rejection,
-) -> Vec<Vec<Ticket>> {
+) -> Vec<Part> {
     if let [event] = &mut prepared[..] {
         let (session_id, event_type) = (session_of(event), event.event_type.map(str::to_owned));
         event.change = Err(Rejection { session_id, event_type, ..rejection.clone() });
@@ -323,7 +395,16 @@ fn halved(
             prepared.into_iter().zip(callers).map(|(p, c)| Ticket::join(p, c)).collect::<Vec<_>>()
         })
         .filter(|half| !half.is_empty())
+        .map(Part::new)
         .collect()
+}
+
+fn never_done() -> Rejection {
+    Rejection::new(
+        FailureCode::StoreRejected,
+        "The database takes other events and did not get done with this one in time, again and again; \
+         look who holds a lock on its session, and replay it.",
+    )
 }
 
 pub(super) fn store_rejected() -> Rejection {

@@ -55,6 +55,15 @@ impl Folder {
         }
     }
 
+    /// Deletes the file, not what a symbolic link on the way to it leads to outside.
+    pub(super) async fn delete(&self, path: &str) -> Result<(), PlaceError> {
+        let Some(file) = self.open(path).await else { return Ok(()) };
+        match tokio::fs::remove_file(file).await {
+            Err(error) if error.kind() != ErrorKind::NotFound => Err(self.unavailable(&error)),
+            Ok(()) | Err(_) => Ok(()),
+        }
+    }
+
     pub(super) async fn check(&self) -> Result<(), PlaceError> {
         tokio::fs::read_dir(self.root_path())
             .await

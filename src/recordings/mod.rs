@@ -121,6 +121,15 @@ impl Places {
         }
     }
 
+    /// Deletes the recording, if it is there.
+    pub async fn delete(&self, recording_url: &str) -> Result<(), PlaceError> {
+        match self.find(recording_url) {
+            None => Err(PlaceError::Outside(recording_url.to_owned())),
+            Some(Recording::File { folder, path }) => folder.delete(path).await,
+            Some(Recording::Object { bucket, key }) => self.s3.delete(bucket, key).await,
+        }
+    }
+
     /// Can every place be reached and read? One result a place, with its URL.
     pub async fn check(&self) -> Vec<(String, Result<(), PlaceError>)> {
         let mut results = Vec::with_capacity(self.all.len());

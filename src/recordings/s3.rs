@@ -125,6 +125,18 @@ impl S3 {
         }
     }
 
+    /// Deletes the object. S3 says the same of one that is not there.
+    pub(super) async fn delete(&self, bucket: &Bucket, key: &str) -> Result<(), PlaceError> {
+        let request = self.client().await.delete_object().bucket(&bucket.name).key(key);
+        match request.send().await {
+            Ok(_) => Ok(()),
+            Err(SdkError::ServiceError(answer)) if answer.raw().status().as_u16() == 403 => {
+                Err(bucket.unavailable("we may not delete in it (s3:DeleteObject)"))
+            }
+            Err(error) => Err(bucket.unavailable(with_causes(&error))),
+        }
+    }
+
     pub(super) async fn check(&self, bucket: &Bucket) -> Result<(), PlaceError> {
         match self.client().await.head_bucket().bucket(&bucket.name).send().await {
             Ok(_) => Ok(()),

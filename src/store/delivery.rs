@@ -52,17 +52,17 @@ impl Owed {
 
 /// How much there is to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Backlog {
-    /// Deliveries that are owed: [`BACKLOG_COUNTED`] if it is so many or more.
+pub struct Workload {
+    /// Deliveries that are owed: [`WORKLOAD_COUNTED`] if it is so many or more.
     pub pending: u32,
     /// When the one fell due that has waited longest and may be attempted, if any is due.
     pub due_since: Option<DateTime<Utc>>,
-    /// Failures that are open: [`BACKLOG_COUNTED`] if it is so many or more.
+    /// Failures that are open: [`WORKLOAD_COUNTED`] if it is so many or more.
     pub open_failures: u32,
 }
 
 /// More are not counted: whoever asks does so every few seconds.
-pub const BACKLOG_COUNTED: u32 = 10_000;
+pub const WORKLOAD_COUNTED: u32 = 10_000;
 
 /// Endpoints that have something due.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

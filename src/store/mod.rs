@@ -5,9 +5,11 @@
 //! the caller; a method may run again after a lost answer without a second effect.
 
 mod delivery;
+mod erase;
 mod failures;
 mod history;
 mod open;
+mod overview;
 pub mod postgres;
 mod record;
 mod recording;
@@ -36,8 +38,8 @@ use crate::webhook::MessageId;
 
 pub use crate::webhook::Endpoint;
 pub use delivery::{
-    Attempt, AttemptResult, BACKLOG_COUNTED, Backlog, Cause, Delivery, DeliveryFilter,
-    DeliveryState, DeliveryStory, DueEndpoint, EndpointHealth, Next, Owed, Recorded, Slot, Verdict,
+    Attempt, AttemptResult, Cause, Delivery, DeliveryFilter, DeliveryState, DeliveryStory,
+    DueEndpoint, EndpointHealth, Next, Owed, Recorded, Slot, Verdict, WORKLOAD_COUNTED, Workload,
 };
 pub use failures::{
     Beginning, Closed, Ending, Failure, FailureFilter, FailurePlace, FailureState, Refusal,
@@ -45,6 +47,7 @@ pub use failures::{
 };
 pub use history::{Cursor, HistoryFilter, Walked};
 pub use open::{DatabaseUrl, OpenError, OpenMode, migrate, open};
+pub use overview::{Backlog, FinalizedCall, MOST_LOOKED_AT};
 pub use record::BY_HAND;
 pub use recording::{AwaitedFile, Expired};
 pub use redelivery::{
@@ -69,6 +72,18 @@ pub enum StoreError {
     #[error("{0}")]
     Broken(#[source] anyhow::Error),
 }
+
+impl StoreError {
+    /// The work was not done in time: less of it might be.
+    pub fn is_late(&self) -> bool {
+        matches!(self, Self::Transient(error) if error.is::<Late>())
+    }
+}
+
+/// A unit of work took too long.
+#[derive(Debug, thiserror::Error)]
+#[error("no answer within {DEADLINE:?}")]
+struct Late;
 
 /// The database as intake, courier, API and commands see it.
 #[async_trait]
@@ -176,6 +191,14 @@ pub trait Store: Send + Sync + 'static {
         limit: u32,
     ) -> Result<Walked, StoreError>;
 
+    /// When the newest finalized sessions were finalized, of one owner or of all: those of the last
+    /// [`MOST_LOOKED_AT`] that were then or later.
+    async fn finalized_lately(
+        &self,
+        owner: Option<i64>,
+        since: DateTime<Utc>,
+    ) -> Result<Vec<FinalizedCall>, StoreError>;
+
     /// What sessions cost that were finalized then or later: of the next few sessions in the order
     /// of their ids, from this one on, whichever they are.
     async fn bills(
@@ -188,6 +211,20 @@ pub trait Store: Send + Sync + 'static {
     /// Gives sessions another cost, as the next version; which: those that are still in the version
     /// that their bill was read in. Nothing else of them changes, and nobody is told.
     async fn reprice(&self, changes: &[Repriced]) -> Result<Vec<Uuid>, StoreError>;
+
+    /// Erases a session and all that was kept of it but its id, its owner and its digests: from then
+    /// on every event for it is a duplicate. Its pending deliveries are cancelled, its failures have
+    /// no bytes any more. Returns where its recordings lie that are still to be deleted, also if it
+    /// was erased before; `None`: there never was such a session.
+    async fn erase(
+        &self,
+        session_id: Uuid,
+        recordings_place: &str,
+        now: DateTime<Utc>,
+    ) -> Result<Option<Vec<String>>, StoreError>;
+
+    /// Of an erased session's recordings these are still to be deleted.
+    async fn keep_files(&self, session_id: Uuid, files: &[String]) -> Result<(), StoreError>;
 
     // ---- endpoints ----
 
@@ -279,7 +316,7 @@ pub trait Store: Send + Sync + 'static {
     ) -> Result<Recorded, StoreError>;
 
     /// How much there is to do, counted only so far that it may be asked often.
-    async fn backlog(&self, now: DateTime<Utc>) -> Result<Backlog, StoreError>;
+    async fn workload(&self, now: DateTime<Utc>) -> Result<Workload, StoreError>;
 
     /// When the next unclaimed delivery falls due.
     async fn next_due(&self) -> Result<Option<DateTime<Utc>>, StoreError>;
@@ -302,6 +339,9 @@ pub trait Store: Send + Sync + 'static {
 
     /// The delivery with this id, its bytes and its attempts.
     async fn delivery(&self, delivery_id: Uuid) -> Result<Option<DeliveryStory>, StoreError>;
+
+    /// What is still owed to endpoints, and what was given up: one owner's, or all.
+    async fn backlog(&self, owner: Option<i64>) -> Result<Backlog, StoreError>;
 
     /// How many deliveries stand in each state: `(state, count)`.
     async fn delivery_counts(&self) -> Result<Vec<(DeliveryState, i64)>, StoreError>;
@@ -607,7 +647,7 @@ const DEADLINE: Duration = Duration::from_secs(10);
 async fn within<T>(work: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
     match tokio::time::timeout(DEADLINE, work).await {
         Ok(result) => result,
-        Err(_) => Err(StoreError::Transient(anyhow::anyhow!("no answer within {DEADLINE:?}"))),
+        Err(_) => Err(StoreError::Transient(Late.into())),
     }
 }
 

@@ -13,39 +13,44 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
-use sqlx::{Connection as _, PgConnection, Postgres as Db, query, query_as, query_scalar};
+use sqlx::{
+    ConnectOptions as _, Connection as _, PgConnection, Postgres as Db, query, query_as,
+    query_scalar,
+};
 use uuid::Uuid;
 
 use super::failures::FailureRows;
 use super::redelivery::ToldMessage;
 use super::rows::{
     ApiKeyRow, AttemptRow, AwaitedFileRow, BillRow, DeliveryRow, DeliveryStoryRow, DueEndpointRow,
-    EgressRow, EndpointRow, FailureRow, FinalizedRow, HealthRow, IntakeRow, OwedRow, RawFailureRow,
-    RedeliveryRow, ReplayRow, RoomRow, SessionRow, SilentRow, ToldMessageRow, TotalsRow, bills,
-    checkpoint, checkpoint_json, delivery_state, event_type_list, position, read_all, walked,
+    EgressRow, EndpointRow, FailureRow, FinalizedCallRow, FinalizedRow, HealthRow, IntakeRow,
+    OwedRow, RawFailureRow, RedeliveryRow, ReplayRow, RoomRow, SessionRow, SilentRow,
+    ToldMessageRow, TotalsRow, backlog, bills, checkpoint, checkpoint_json, delivery_state,
+    event_type_list, position, read_all, walked,
 };
 use super::shared::{COUNTED_AT_ONCE, MOST_COUNTED, number};
 use super::sql::{
-    egress_columns, egress_upsert, endpoint_columns, finalized_after, history_filter, room_columns,
-    session_columns, session_upsert,
+    egress_columns, egress_upsert, endpoint_columns, finalized_after, finalized_lately,
+    history_filter, room_columns, session_columns, session_upsert,
 };
 use super::transaction::{
     DeliveryToKeep, EgressKeys, FailureToKeep, Health, RoomKeys, Rowwise, SessionKeys, Transaction,
+    WhenLocked,
 };
 use super::{
-    ApiKey, ApiKeyChange, AttemptResult, AwaitedFile, BACKLOG_COUNTED, Backlog, Batch, Beginning,
-    Bills, Cause, Cursor, Delivery, DeliveryFilter, DeliveryState, DeliveryStory, DueEndpoint,
-    Ending, Endpoint, EndpointHealth, Expired, Failure, FailureFilter, HistoryFilter, IntakeState,
-    OpenFailures, Owed, Progress, Recorded, Redelivery, RedeliveryRange, Refusal, Replay,
-    SilentCall, Slot, Store, StoreError, Taken, Terms, Tried, Unjoined, Walked, failures, record,
-    recording, redelivery, replays, sql, take, within,
+    ApiKey, ApiKeyChange, AttemptResult, AwaitedFile, Backlog, Batch, Beginning, Bills, Cause,
+    Cursor, Delivery, DeliveryFilter, DeliveryState, DeliveryStory, DueEndpoint, Ending, Endpoint,
+    EndpointHealth, Expired, Failure, FailureFilter, FinalizedCall, HistoryFilter, IntakeState,
+    MOST_LOOKED_AT, OpenFailures, Owed, Progress, Recorded, Redelivery, RedeliveryRange, Refusal,
+    Replay, SilentCall, Slot, Store, StoreError, Taken, Terms, Tried, Unjoined, WORKLOAD_COUNTED,
+    Walked, Workload, erase, failures, record, recording, redelivery, replays, sql, take, within,
 };
 #[cfg(feature = "crash-points")]
 use crate::crash::{self, Defect};
 use crate::event::FailureCode;
 use crate::finalize::{
-    Bill, FinishedRoom, JoinedBy, JoinedEgress, NewMessage, Prepared, Repriced, Session, Silence,
-    Totals,
+    Bill, Erased, FinishedRoom, JoinedBy, JoinedEgress, NewMessage, Prepared, Repriced, Session,
+    Silence, Totals, recording_files,
 };
 use crate::webhook::{MessageId, PayloadKind, RateLimit};
 
@@ -57,13 +62,16 @@ const MIGRATIONS: &[super::MigrationFile] = &[
     (5, "recordings", include_str!("../../migrations/postgres/0005_recordings.sql")),
     (6, "failures", include_str!("../../migrations/postgres/0006_failures.sql")),
     (7, "checkpoints", include_str!("../../migrations/postgres/0007_checkpoints.sql")),
-    (8, "traces", include_str!("../../migrations/postgres/0008_traces.sql")),
+    (8, "erasure", include_str!("../../migrations/postgres/0008_erasure.sql")),
+    (9, "traces", include_str!("../../migrations/postgres/0009_traces.sql")),
 ];
 
-const SESSIONS_BY_KEYS: &str = concat!(
-    "SELECT ",
-    session_columns!(),
-    " FROM sessions WHERE session_id IN (
+macro_rules! sessions_by_keys {
+    ($locked:literal) => {
+        concat!(
+            "SELECT ",
+            session_columns!(),
+            " FROM sessions WHERE session_id IN (
         SELECT unnest($1::uuid[])
         UNION SELECT session_id FROM sessions WHERE recording_egress_id = ANY($2)
         UNION SELECT session_id FROM sessions
@@ -75,8 +83,15 @@ const SESSIONS_BY_KEYS: &str = concat!(
                 AS room (name, starts, ends) ON room_name = room.name
             WHERE started_at <= room.ends AND (ended_at IS NULL OR ended_at >= room.starts))
     ORDER BY session_id
-    FOR UPDATE"
-);
+    FOR UPDATE",
+            $locked
+        )
+    };
+}
+
+const SESSIONS_BY_KEYS: &str = sessions_by_keys!("");
+
+const SESSIONS_BY_KEYS_AT_ONCE: &str = sessions_by_keys!(" NOWAIT");
 
 const SESSIONS_BY_ID: &str = concat!(
     "SELECT ",
@@ -167,6 +182,10 @@ const FINALIZED_AFTER: &str = settled_after!("");
 
 const FINALIZED_AFTER_OF: &str = settled_after!(" AND character_owner = $8");
 
+const FINALIZED_LATELY: &str = finalized_lately!("finalized_xid", "");
+
+const FINALIZED_LATELY_OF: &str = finalized_lately!("finalized_xid", " AND character_owner = $3");
+
 /// The epoch, and where no session can be yet.
 const HISTORY_END: &str = "SELECT history_epoch,
         CAST(pg_snapshot_xmin(pg_current_snapshot()) AS TEXT) AS settled
@@ -198,6 +217,14 @@ const PUT_CHECKPOINTS: &str = "INSERT INTO checkpoints (session_id, session)
     ON CONFLICT (session_id) DO UPDATE SET session = excluded.session";
 
 const DROP_CHECKPOINTS: &str = "DELETE FROM checkpoints WHERE session_id = ANY($1)";
+
+const ADD_ERASED: &str = "INSERT INTO erased_sessions
+        (session_id, id, character_owner, digests, files, erased_at)
+    VALUES ($1, $2, $3, $4, $5, $6)";
+
+const ERASED_SESSIONS: &str = "SELECT session_id FROM erased_sessions WHERE session_id = ANY($1)";
+
+const ERASED_EGRESSES: &str = "SELECT egress_id FROM erased_egresses WHERE egress_id = ANY($1)";
 
 const ROOMS_BY_KEYS: &str = concat!(
     "SELECT ",
@@ -337,8 +364,15 @@ pub struct Postgres {
     installation: Uuid,
 }
 
-/// How long a connection may take to come, and to answer when it is given back.
+/// How long a connection may take to come.
 const CONNECT_WITHIN: Duration = Duration::from_secs(5);
+
+/// How long one that is there may take to answer. Most that do not are still waiting for a statement that nobody
+/// waits for any more.
+const ANSWER_WITHIN: Duration = Duration::from_secs(1);
+
+/// A connection that answered so lately is taken at its word.
+const FRESH_FOR: Duration = Duration::from_secs(1);
 
 /// For statements that take as long as the tables are.
 const NO_TIMEOUT: Duration = Duration::ZERO;
@@ -358,21 +392,29 @@ async fn connect(url: &str, statement_timeout: Duration) -> Result<PgPool, Store
             // A process that has gone silent in a transaction locks sessions that others have
             // events of; on its own PostgreSQL would wait for it for hours.
             ("idle_in_transaction_session_timeout", timeout_ms.as_str()),
+            // Nor may one that waits for a lock, once nobody waits for it.
+            ("client_connection_check_interval", "1000"),
             ("tcp_user_timeout", silence_ms.as_str()),
             ("tcp_keepalives_idle", "5"),
             ("tcp_keepalives_interval", "2"),
             ("tcp_keepalives_count", "3"),
-        ]);
+        ])
+        // A slow statement would be logged with its whole text.
+        .disable_statement_logging();
     require_primary(&options).await?;
     let pool = PgPoolOptions::new().max_connections(12).acquire_timeout(CONNECT_WITHIN);
     let pool = pool.after_release(|connection, _| Box::pin(is_answering(connection)));
+    // The pool would ask each time, one more round trip for every statement.
+    let pool = pool.test_before_acquire(false).before_acquire(|connection, known| {
+        Box::pin(async move { Ok(known.idle_for < FRESH_FOR || is_answering(connection).await?) })
+    });
     Ok(pool.connect_lazy_with(options))
 }
 
 /// Whether a connection may be used again. The pool asks by itself, but for as long as it takes:
 /// connections whose network is silent would keep their places in it for ever.
 async fn is_answering(connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
-    match tokio::time::timeout(CONNECT_WITHIN, connection.ping()).await {
+    match tokio::time::timeout(ANSWER_WITHIN, connection.ping()).await {
         Ok(answer) => answer.map(|()| true),
         Err(_) => Err(sqlx::Error::Io(std::io::ErrorKind::TimedOut.into())),
     }
@@ -619,6 +661,8 @@ pub(super) fn failed(error: sqlx::Error) -> StoreError {
     match code.get(..2).unwrap_or_default() {
         // Data exceptions, broken constraints, values too large for an index or a row.
         "22" | "23" | "54" => StoreError::Rejected(error.into()),
+        // A statement took too long.
+        _ if code == "57014" => StoreError::Transient(super::Late.into()),
         // Connection, transaction rollback (deadlock), resources, locks, operator intervention
         // (shutdown, time-out), system errors; a standby that was a primary a moment ago.
         "08" | "40" | "53" | "55" | "57" | "58" => StoreError::Transient(error.into()),
@@ -632,13 +676,22 @@ struct Writing(sqlx::Transaction<'static, Db>);
 
 #[async_trait]
 impl Transaction for Writing {
-    async fn sessions(&mut self, keys: &SessionKeys) -> Result<Vec<Session>, StoreError> {
+    async fn sessions(
+        &mut self,
+        keys: &SessionKeys,
+        locked: WhenLocked,
+    ) -> Result<Vec<Session>, StoreError> {
         let ids: Vec<Uuid> = keys.ids.iter().copied().collect();
-        let rows: Vec<SessionRow> = if keys.egress_ids.is_empty() && keys.rooms.is_empty() {
+        let is_by_id = keys.egress_ids.is_empty() && keys.rooms.is_empty();
+        let rows: Vec<SessionRow> = if is_by_id && locked == WhenLocked::Wait {
             query_as(SESSIONS_BY_ID).bind(ids).fetch_all(&mut *self.0).await.map_err(failed)?
         } else {
             let egress_ids: Vec<&str> = keys.egress_ids.iter().map(String::as_str).collect();
-            let query = query_as(SESSIONS_BY_KEYS).bind(ids).bind(egress_ids);
+            let statement = match locked {
+                WhenLocked::Wait => SESSIONS_BY_KEYS,
+                WhenLocked::Fail => SESSIONS_BY_KEYS_AT_ONCE,
+            };
+            let query = query_as(statement).bind(ids).bind(egress_ids);
             bind_columns!(
                 query,
                 keys.rooms,
@@ -779,6 +832,29 @@ impl Transaction for Writing {
     async fn drop_checkpoints(&mut self, sessions: &[Uuid]) -> Result<(), StoreError> {
         query(DROP_CHECKPOINTS).bind(sessions).execute(&mut *self.0).await.map_err(failed)?;
         Ok(())
+    }
+
+    async fn erased(&mut self, candidates: &Erased) -> Result<Erased, StoreError> {
+        let mut erased = Erased::default();
+        if !candidates.sessions.is_empty() {
+            let sessions: Vec<Uuid> = candidates.sessions.iter().copied().collect();
+            let found: Vec<Uuid> = query_scalar(ERASED_SESSIONS)
+                .bind(sessions)
+                .fetch_all(&mut *self.0)
+                .await
+                .map_err(failed)?;
+            erased.sessions.extend(found);
+        }
+        if !candidates.egresses.is_empty() {
+            let egresses: Vec<String> = candidates.egresses.iter().cloned().collect();
+            let found: Vec<String> = query_scalar(ERASED_EGRESSES)
+                .bind(egresses)
+                .fetch_all(&mut *self.0)
+                .await
+                .map_err(failed)?;
+            erased.egresses.extend(found);
+        }
+        Ok(erased)
     }
 
     async fn rooms(&mut self, keys: &RoomKeys) -> Result<Vec<FinishedRoom>, StoreError> {

@@ -8,10 +8,11 @@ use uuid::Uuid;
 use super::redelivery::ToldMessage;
 use super::transaction::Health;
 use super::{
-    ApiKey, Attempt, AwaitedFile, Bills, Closed, Cursor, Delivery, DeliveryState, DueEndpoint,
-    Endpoint, EndpointHealth, Failure, FailureState, IntakeState, OpenFailures, Owed, Position,
-    Progress, Redelivery, RedeliveryRange, RedeliveryState, Replay, ReplayOutcome, ReplayState,
-    Replaying, SilentCall, Statuses, StoreError, Walked,
+    ApiKey, Attempt, AwaitedFile, Backlog, Bills, Closed, Cursor, Delivery, DeliveryState,
+    DueEndpoint, Endpoint, EndpointHealth, Failure, FailureState, FinalizedCall, IntakeState,
+    MOST_LOOKED_AT, OpenFailures, Owed, Position, Progress, Redelivery, RedeliveryRange,
+    RedeliveryState, Replay, ReplayOutcome, ReplayState, Replaying, SilentCall, Statuses,
+    StoreError, Walked,
 };
 use crate::event::{Digest, Egress, FailureCode, Rejection, TraceParent};
 use crate::finalize::{
@@ -29,7 +30,7 @@ pub(super) fn unreadable(what: &str, value: &str) -> StoreError {
 /// the one named after `=`). sqlx's derive would do it, at the price of building both drivers
 /// twice.
 macro_rules! row {
-    ($row:ident { $($field:ident: $kind:ty $(= $column:literal)?,)+ }) => {
+    ($row:ident { $($field:ident: $kind:ty $(= $column:literal)?),+ $(,)? }) => {
         pub(super) struct $row {
             $($field: $kind,)+
         }
@@ -282,6 +283,37 @@ pub(super) fn checkpoint(json: &str) -> Result<Session, StoreError> {
 /// A checkpoint as it is kept.
 pub(super) fn checkpoint_json(checkpoint: &Session) -> String {
     serde_json::to_string(checkpoint).expect("a session is JSON")
+}
+
+row!(FinalizedCallRow {
+    ended_at: Option<DateTime<Utc>>,
+    finalized_at: DateTime<Utc>,
+});
+
+impl TryFrom<FinalizedCallRow> for FinalizedCall {
+    type Error = StoreError;
+
+    fn try_from(row: FinalizedCallRow) -> Result<Self, StoreError> {
+        let FinalizedCallRow { ended_at, finalized_at } = row;
+        Ok(Self { ended_at, finalized_at })
+    }
+}
+
+row!(PendingRow {
+    count: i64,
+    oldest: Option<DateTime<Utc>>,
+});
+
+row!(GivenUpRow { count: i64, exhausted: i64 });
+
+/// Counts are those of what was looked at: as many as that are too many.
+pub(super) fn backlog(pending: &PendingRow, given_up: &GivenUpRow) -> Backlog {
+    let known = |count: i64, of: i64| (of <= i64::from(MOST_LOOKED_AT)).then_some(count);
+    Backlog {
+        pending: known(pending.count, pending.count),
+        oldest_pending_at: pending.oldest,
+        exhausted: known(given_up.exhausted, given_up.count),
+    }
 }
 
 row!(SilentRow {

@@ -236,6 +236,42 @@ macro_rules! impl_store {
                 within(self.walk(filter, cursor, limit)).await
             }
 
+            async fn finalized_lately(
+                &self,
+                owner: Option<i64>,
+                since: DateTime<Utc>,
+            ) -> Result<Vec<FinalizedCall>, StoreError> {
+                within(async {
+                    let statement = owner.map_or(FINALIZED_LATELY, |_| FINALIZED_LATELY_OF);
+                    let mut asked = query_as(statement).bind(since).bind(i64::from(MOST_LOOKED_AT));
+                    if let Some(owner) = owner {
+                        asked = asked.bind(owner);
+                    }
+                    all::<FinalizedCallRow, _>(asked, &self.readers).await
+                })
+                .await
+            }
+
+            async fn backlog(&self, owner: Option<i64>) -> Result<Backlog, StoreError> {
+                within(async {
+                    let (pending, given_up) = match owner {
+                        None => (sql::PENDING, sql::GIVEN_UP),
+                        Some(_) => (sql::PENDING_OF, sql::GIVEN_UP_OF),
+                    };
+                    // One more than are counted tells that there are more.
+                    let limit = i64::from(MOST_LOOKED_AT) + 1;
+                    let (mut pending, mut given_up) =
+                        (query_as(pending).bind(limit), query_as(given_up).bind(limit));
+                    if let Some(owner) = owner {
+                        (pending, given_up) = (pending.bind(owner), given_up.bind(owner));
+                    }
+                    let pending = pending.fetch_one(&self.readers).await.map_err(failed)?;
+                    let given_up = given_up.fetch_one(&self.readers).await.map_err(failed)?;
+                    Ok(backlog(&pending, &given_up))
+                })
+                .await
+            }
+
             async fn bills(
                 &self,
                 since: DateTime<Utc>,
@@ -276,6 +312,23 @@ macro_rules! impl_store {
                     Ok(repriced)
                 })
                 .await
+            }
+
+            async fn erase(
+                &self,
+                session_id: Uuid,
+                recordings_place: &str,
+                now: DateTime<Utc>,
+            ) -> Result<Option<Vec<String>>, StoreError> {
+                within(self.erase_session(session_id, recordings_place, now)).await
+            }
+
+            async fn keep_files(
+                &self,
+                session_id: Uuid,
+                files: &[String],
+            ) -> Result<(), StoreError> {
+                within(self.keep_erased_files(session_id, files)).await
             }
 
             async fn add_endpoint(&self, endpoint: &Endpoint) -> Result<(), StoreError> {
@@ -522,10 +575,10 @@ macro_rules! impl_store {
                 .await
             }
 
-            async fn backlog(&self, now: DateTime<Utc>) -> Result<Backlog, StoreError> {
+            async fn workload(&self, now: DateTime<Utc>) -> Result<Workload, StoreError> {
                 within(async {
-                    let most = i64::from(BACKLOG_COUNTED);
-                    let pending: i64 = query_scalar(sql::PENDING)
+                    let most = i64::from(WORKLOAD_COUNTED);
+                    let pending: i64 = query_scalar(sql::PENDING_COUNTED)
                         .bind(most)
                         .fetch_one(&self.readers)
                         .await
@@ -540,8 +593,8 @@ macro_rules! impl_store {
                         .fetch_one(&self.readers)
                         .await
                         .map_err(failed)?;
-                    let count = |found: i64| u32::try_from(found).unwrap_or(BACKLOG_COUNTED);
-                    Ok(Backlog { pending: count(pending), due_since, open_failures: count(open) })
+                    let count = |found: i64| u32::try_from(found).unwrap_or(WORKLOAD_COUNTED);
+                    Ok(Workload { pending: count(pending), due_since, open_failures: count(open) })
                 })
                 .await
             }
@@ -999,6 +1052,7 @@ macro_rules! impl_store {
             }
         }
 
+        super::erase::impl_erase!($store);
         super::failures::impl_failures!($store);
         super::replays::impl_replays!($store);
         super::shared::impl_rowwise!();

@@ -449,7 +449,7 @@ pub(super) const DUE_ENDPOINTS: &str = "SELECT endpoint_id, owner, rate_limit_pe
         ORDER BY process_id, next_attempt_at LIMIT 1) <= $1)";
 
 /// In the order of the index: whoever looks for `pending` in the table may read all of it.
-pub(super) const PENDING: &str = "SELECT COUNT(*) FROM (
+pub(super) const PENDING_COUNTED: &str = "SELECT COUNT(*) FROM (
         SELECT 1 AS one FROM deliveries
         WHERE state = 'pending'
         ORDER BY process_id, endpoint_id, is_retry, next_attempt_at
@@ -562,6 +562,7 @@ pub(super) const ATTEMPTS: &str = "SELECT number, started_at, duration_us, statu
     ORDER BY number";
 
 /// What is pending is only brought forward.
+/// What was erased has no bytes to be sent.
 pub(super) const REDELIVER: &str = "UPDATE deliveries
     SET redelivered_after = CASE state WHEN 'pending' THEN redelivered_after ELSE attempts END,
         state = 'pending', cause = NULL, is_retry = TRUE, next_attempt_at = $2, finished_at = NULL
@@ -569,7 +570,11 @@ pub(super) const REDELIVER: &str = "UPDATE deliveries
       AND EXISTS (
         SELECT 1 FROM endpoints
         WHERE endpoints.endpoint_id = deliveries.endpoint_id
-          AND disabled_at IS NULL AND deleted_at IS NULL)";
+          AND disabled_at IS NULL AND deleted_at IS NULL)
+      AND EXISTS (
+        SELECT 1 FROM messages
+        WHERE messages.message_id = deliveries.message_id
+          AND (thin IS NOT NULL OR full_body IS NOT NULL))";
 
 pub(super) const COUNT_RANGE: &str = "SELECT COUNT(*) FROM (
     SELECT 1 FROM deliveries
@@ -588,7 +593,11 @@ pub(super) const REDELIVER_RANGE: &str = "UPDATE deliveries
         next_attempt_at = $6, finished_at = NULL
     WHERE endpoint_id = $1 AND delivery_id > $2 AND delivery_id <= $3
       AND state IN ('exhausted', 'cancelled')
-      AND ((state = 'exhausted' AND $4) OR (state = 'cancelled' AND $5))";
+      AND ((state = 'exhausted' AND $4) OR (state = 'cancelled' AND $5))
+      AND EXISTS (
+        SELECT 1 FROM messages
+        WHERE messages.message_id = deliveries.message_id
+          AND (thin IS NOT NULL OR full_body IS NOT NULL))";
 
 /// A bounded number of messages is looked at, whoever they are about: the endpoint may hear of none.
 pub(super) const MESSAGES_TOLD: &str = "SELECT told.message_id, type, told.session_id, egress_id,
@@ -654,6 +663,78 @@ pub(super) const PUT_REDELIVERY: &str = "UPDATE redeliveries
     SET state = $2, redelivered = $3, skipped = $4, last_delivery = $5, last_message_at = $6,
         last_message = $7, next_step_at = $8, finished_at = $9
     WHERE redelivery_id = $1";
+
+/// When the newest of the finalized sessions were finalized, in the order of an index.
+macro_rules! finalized_lately {
+    ($order:literal, $of:literal) => {
+        concat!(
+            "SELECT ended_at, finalized_at FROM (
+                SELECT ended_at, finalized_at FROM sessions
+                WHERE finalized_at IS NOT NULL",
+            $of,
+            "
+                ORDER BY ",
+            $order,
+            " DESC, id DESC
+                LIMIT $2) AS newest
+            WHERE finalized_at >= $1"
+        )
+    };
+}
+
+pub(super) use finalized_lately;
+
+pub(super) const PENDING: &str = "SELECT COUNT(*) AS count, MIN(created_at) AS oldest
+    FROM (
+        SELECT created_at FROM deliveries
+        WHERE state = 'pending'
+        ORDER BY process_id, endpoint_id
+        LIMIT $1) AS counted";
+
+/// Endpoint by endpoint, what nobody holds and what each process holds, as the index has it. SQLite
+/// keeps to the order in which a `CROSS JOIN` names its tables.
+pub(super) const PENDING_OF: &str = "SELECT COUNT(*) AS count, MIN(created_at) AS oldest
+    FROM (
+        SELECT deliveries.created_at
+        FROM endpoints CROSS JOIN deliveries
+        WHERE owner = $2 AND deleted_at IS NULL
+          AND deliveries.endpoint_id = endpoints.endpoint_id
+          AND state = 'pending' AND process_id IS NULL
+        UNION ALL
+        SELECT deliveries.created_at
+        FROM endpoints CROSS JOIN processes CROSS JOIN deliveries
+        WHERE owner = $2 AND deleted_at IS NULL
+          AND deliveries.endpoint_id = endpoints.endpoint_id
+          AND state = 'pending' AND deliveries.process_id = processes.process_id
+        LIMIT $1) AS counted";
+
+pub(super) const GIVEN_UP: &str = "SELECT COUNT(*) AS count,
+        COUNT(CASE WHEN state = 'exhausted' THEN 1 END) AS exhausted
+    FROM (
+        SELECT state FROM deliveries
+        WHERE state IN ('exhausted', 'cancelled')
+        ORDER BY delivery_id DESC
+        LIMIT $1) AS counted";
+
+/// Endpoint by endpoint: a join would read what everybody was not told.
+pub(super) const GIVEN_UP_OF: &str = "SELECT COALESCE(CAST(SUM((
+            SELECT COUNT(*)
+            FROM (
+                SELECT 1 FROM deliveries
+                WHERE deliveries.endpoint_id = endpoints.endpoint_id
+                  AND state IN ('exhausted', 'cancelled')
+                ORDER BY delivery_id DESC
+                LIMIT $1) AS counted)) AS BIGINT), 0) AS count,
+        COALESCE(CAST(SUM((
+            SELECT COUNT(CASE WHEN state = 'exhausted' THEN 1 END)
+            FROM (
+                SELECT state FROM deliveries
+                WHERE deliveries.endpoint_id = endpoints.endpoint_id
+                  AND state IN ('exhausted', 'cancelled')
+                ORDER BY delivery_id DESC
+                LIMIT $1) AS counted)) AS BIGINT), 0) AS exhausted
+    FROM endpoints
+    WHERE owner = $2 AND deleted_at IS NULL";
 
 pub(super) const DELIVERY_COUNTS: &str =
     "SELECT state, COUNT(*) AS count FROM deliveries GROUP BY state";

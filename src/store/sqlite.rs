@@ -15,37 +15,39 @@ use chrono::{DateTime, Utc};
 use sqlx::sqlite::{
     SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous,
 };
-use sqlx::{Sqlite as Db, query, query_as, query_scalar};
+use sqlx::{ConnectOptions as _, Sqlite as Db, query, query_as, query_scalar};
 use uuid::Uuid;
 
 use super::failures::FailureRows;
 use super::redelivery::ToldMessage;
 use super::rows::{
     ApiKeyRow, AttemptRow, AwaitedFileRow, BillRow, DeliveryRow, DeliveryStoryRow, DueEndpointRow,
-    EgressRow, EndpointRow, FailureRow, FinalizedRow, HealthRow, IntakeRow, OwedRow, RawFailureRow,
-    RedeliveryRow, ReplayRow, RoomRow, SessionRow, SilentRow, ToldMessageRow, TotalsRow, bills,
-    checkpoint, checkpoint_json, delivery_state, event_type_list, read_all, walked,
+    EgressRow, EndpointRow, FailureRow, FinalizedCallRow, FinalizedRow, HealthRow, IntakeRow,
+    OwedRow, RawFailureRow, RedeliveryRow, ReplayRow, RoomRow, SessionRow, SilentRow,
+    ToldMessageRow, TotalsRow, backlog, bills, checkpoint, checkpoint_json, delivery_state,
+    event_type_list, read_all, walked,
 };
 use super::shared::{COUNTED_AT_ONCE, MOST_COUNTED, number};
 use super::sql::{
-    egress_columns, egress_upsert, endpoint_columns, finalized_after, history_filter, room_columns,
-    session_columns, session_upsert,
+    egress_columns, egress_upsert, endpoint_columns, finalized_after, finalized_lately,
+    history_filter, room_columns, session_columns, session_upsert,
 };
 use super::transaction::{
     DeliveryToKeep, EgressKeys, FailureToKeep, Health, RoomKeys, Rowwise, SessionKeys, Transaction,
+    WhenLocked,
 };
 use super::{
-    ApiKey, ApiKeyChange, AttemptResult, AwaitedFile, BACKLOG_COUNTED, Backlog, Batch, Beginning,
-    Bills, Cause, Cursor, Delivery, DeliveryFilter, DeliveryState, DeliveryStory, DueEndpoint,
-    Ending, Endpoint, EndpointHealth, Expired, Failure, FailureFilter, HistoryFilter, IntakeState,
-    OpenFailures, Owed, Progress, Recorded, Redelivery, RedeliveryRange, Refusal, Replay,
-    SilentCall, Slot, Store, StoreError, Taken, Terms, Tried, Unjoined, Walked, failures, record,
-    recording, redelivery, replays, sql, take, within,
+    ApiKey, ApiKeyChange, AttemptResult, AwaitedFile, Backlog, Batch, Beginning, Bills, Cause,
+    Cursor, Delivery, DeliveryFilter, DeliveryState, DeliveryStory, DueEndpoint, Ending, Endpoint,
+    EndpointHealth, Expired, Failure, FailureFilter, FinalizedCall, HistoryFilter, IntakeState,
+    MOST_LOOKED_AT, OpenFailures, Owed, Progress, Recorded, Redelivery, RedeliveryRange, Refusal,
+    Replay, SilentCall, Slot, Store, StoreError, Taken, Terms, Tried, Unjoined, WORKLOAD_COUNTED,
+    Walked, Workload, erase, failures, record, recording, redelivery, replays, sql, take, within,
 };
 use crate::event::FailureCode;
 use crate::finalize::{
-    Bill, FinishedRoom, JoinedBy, JoinedEgress, NewMessage, Prepared, Repriced, Session, Silence,
-    Totals,
+    Bill, Erased, FinishedRoom, JoinedBy, JoinedEgress, NewMessage, Prepared, Repriced, Session,
+    Silence, Totals, recording_files,
 };
 use crate::webhook::{MessageId, PayloadKind, RateLimit};
 
@@ -57,7 +59,8 @@ const MIGRATIONS: &[super::MigrationFile] = &[
     (5, "recordings", include_str!("../../migrations/sqlite/0005_recordings.sql")),
     (6, "failures", include_str!("../../migrations/sqlite/0006_failures.sql")),
     (7, "checkpoints", include_str!("../../migrations/sqlite/0007_checkpoints.sql")),
-    (8, "traces", include_str!("../../migrations/sqlite/0008_traces.sql")),
+    (8, "erasure", include_str!("../../migrations/sqlite/0008_erasure.sql")),
+    (9, "traces", include_str!("../../migrations/sqlite/0009_traces.sql")),
 ];
 
 const SESSIONS_BY_KEYS: &str = concat!(
@@ -140,8 +143,10 @@ const PUT_SESSION: &str = concat!(
     ", finalized_sequence) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18,
         $19, $20, $21, $22, $23, $24, $25, $26, $27, $28, $29, $30, $31, $32, $33, $34, $35, $36,
         $37, $38, $39, $40, $41, $42, $43,
-        (SELECT COALESCE(MAX(finalized_sequence), 0) + 1 FROM sessions
-         WHERE finalized_at IS NOT NULL))",
+        1 + MAX(
+            (SELECT COALESCE(MAX(finalized_sequence), 0) FROM sessions
+             WHERE finalized_at IS NOT NULL),
+            (SELECT COALESCE(MAX(finalized_sequence), 0) FROM erased_sessions)))",
     session_upsert!("finalized_sequence")
 );
 
@@ -149,6 +154,16 @@ const FINALIZED_AFTER: &str = finalized_after!("finalized_sequence", "$5", "TRUE
 
 const FINALIZED_AFTER_OF: &str =
     finalized_after!("finalized_sequence", "$5", "TRUE", " AND character_owner = $8");
+
+const FINALIZED_LATELY: &str = finalized_lately!("finalized_sequence", "");
+
+const FINALIZED_LATELY_OF: &str =
+    finalized_lately!("finalized_sequence", " AND character_owner = $3");
+
+/// Numbers of sessions that were erased are not given again.
+const LAST_NUMBER: &str = "SELECT MAX(
+    (SELECT COALESCE(MAX(id), 0) FROM sessions),
+    (SELECT COALESCE(MAX(id), 0) FROM erased_sessions))";
 
 const NEWEST: &str = "SELECT COALESCE(MAX(finalized_sequence), 0) FROM sessions
     WHERE finalized_at IS NOT NULL";
@@ -166,6 +181,17 @@ const PUT_CHECKPOINT: &str = "INSERT INTO checkpoints (session_id, session) VALU
     ON CONFLICT (session_id) DO UPDATE SET session = excluded.session";
 
 const DROP_CHECKPOINT: &str = "DELETE FROM checkpoints WHERE session_id = $1";
+
+const ADD_ERASED: &str = "INSERT INTO erased_sessions
+        (session_id, id, character_owner, digests, files, erased_at, finalized_sequence)
+    VALUES ($1, $2, $3, $4, $5, $6,
+        (SELECT finalized_sequence FROM sessions WHERE session_id = $1))";
+
+const ERASED_SESSIONS: &str = "SELECT session_id FROM erased_sessions
+    WHERE session_id IN (SELECT unhex(value) FROM json_each($1))";
+
+const ERASED_EGRESSES: &str = "SELECT egress_id FROM erased_egresses
+    WHERE egress_id IN (SELECT value FROM json_each($1))";
 
 const ROOMS_BY_KEYS: &str = concat!(
     "SELECT ",
@@ -264,7 +290,9 @@ impl Sqlite {
             .create_if_missing(may_create)
             .journal_mode(SqliteJournalMode::Wal)
             .synchronous(SqliteSynchronous::Full)
-            .busy_timeout(Duration::from_secs(5));
+            .busy_timeout(Duration::from_secs(5))
+            // A slow statement would be logged with its whole text.
+            .disable_statement_logging();
         let writer = SqlitePoolOptions::new().max_connections(1).connect_with(options.clone());
         let writer = writer.await.map_err(failed)?;
         super::migrator(MIGRATIONS)
@@ -447,7 +475,12 @@ struct Writing(sqlx::Transaction<'static, Db>);
 
 #[async_trait]
 impl Transaction for Writing {
-    async fn sessions(&mut self, keys: &SessionKeys) -> Result<Vec<Session>, StoreError> {
+    /// There is one writer: nobody else locks anything.
+    async fn sessions(
+        &mut self,
+        keys: &SessionKeys,
+        _: WhenLocked,
+    ) -> Result<Vec<Session>, StoreError> {
         let mut rows: Vec<SessionRow> = query_as(SESSIONS_BY_KEYS)
             .bind(ids_json(&keys.ids))
             .bind(texts_json(&keys.egress_ids))
@@ -489,10 +522,7 @@ impl Transaction for Writing {
     }
 
     async fn numbers(&mut self, count: usize) -> Result<Vec<i64>, StoreError> {
-        let last: i64 = query_scalar("SELECT COALESCE(MAX(id), 0) FROM sessions")
-            .fetch_one(&mut *self.0)
-            .await
-            .map_err(failed)?;
+        let last: i64 = query_scalar(LAST_NUMBER).fetch_one(&mut *self.0).await.map_err(failed)?;
         let count = i64::try_from(count).unwrap_or(i64::MAX);
         Ok((last + 1..=last + count).rev().collect())
     }
@@ -560,6 +590,23 @@ impl Transaction for Writing {
             query(DROP_CHECKPOINT).bind(session_id).execute(&mut *self.0).await.map_err(failed)?;
         }
         Ok(())
+    }
+
+    async fn erased(&mut self, candidates: &Erased) -> Result<Erased, StoreError> {
+        let sessions: Vec<Uuid> = query_scalar(ERASED_SESSIONS)
+            .bind(ids_json(&candidates.sessions))
+            .fetch_all(&mut *self.0)
+            .await
+            .map_err(failed)?;
+        let egresses: Vec<String> = query_scalar(ERASED_EGRESSES)
+            .bind(texts_json(&candidates.egresses))
+            .fetch_all(&mut *self.0)
+            .await
+            .map_err(failed)?;
+        Ok(Erased {
+            sessions: sessions.into_iter().collect(),
+            egresses: egresses.into_iter().collect(),
+        })
     }
 
     async fn rooms(&mut self, keys: &RoomKeys) -> Result<Vec<FinishedRoom>, StoreError> {

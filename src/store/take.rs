@@ -9,6 +9,7 @@ use uuid::Uuid;
 
 use super::transaction::{
     DeliveryToKeep, EgressKeys, FailureToKeep, RoomKeys, RoomSpan, SessionKeys, Transaction,
+    WhenLocked,
 };
 use super::{Batch, Ending, HandOff, Owed, StoreError, Taken, Terms, Tried, Unjoined, failures};
 use crate::clock::new_id;
@@ -16,7 +17,8 @@ use crate::crash::{self, Point};
 use crate::event::Digest;
 use crate::event::Named;
 use crate::finalize::{
-    Change, FinishedRoom, JoinedBy, JoinedEgress, Outcome, Plan, Prepared, Session, Snapshot, plan,
+    Change, Erased, FinishedRoom, JoinedBy, JoinedEgress, Outcome, Plan, Prepared, Session,
+    Snapshot, plan,
 };
 use crate::webhook::{MessageId, PayloadKind};
 
@@ -60,9 +62,11 @@ pub(super) async fn try_out(
     event: &Prepared,
 ) -> Result<Tried, StoreError> {
     let events = std::slice::from_ref(event);
-    let Loaded { sessions, egresses, checkpoints, rooms } = load(tx, events).await?;
+    let mut keys = session_keys(events);
+    let Loaded { sessions, egresses, checkpoints, rooms } = load(tx, events, &mut keys).await?;
     let stored = session_of(event).and_then(|session| sessions.get(&session.session_id)).cloned();
     let unknown = session_ids(events).filter(|id| !sessions.contains_key(id)).count();
+    let erased = tx.erased(&Erased::candidates(events)).await?;
     let snapshot = Snapshot {
         now: terms.now,
         installation,
@@ -72,11 +76,20 @@ pub(super) async fn try_out(
         egresses,
         checkpoints,
         rooms,
+        erased: &erased,
         numbers: vec![0; unknown],
         endpoints: &[],
     };
     let outcome = plan(snapshot, events).outcomes.pop();
     Ok(Tried { outcome: outcome.expect("one event has one outcome"), stored })
+}
+
+/// What is known of a batch before a transaction, from those before it.
+struct Known {
+    /// Where to look for its sessions.
+    keys: SessionKeys,
+    /// What it names that was erased.
+    erased: Erased,
 }
 
 /// What one transaction came to.
@@ -97,8 +110,9 @@ async fn until_taken<'s, F>(
 where
     F: Future<Output = Result<Box<dyn Transaction + 's>, StoreError>>,
 {
+    let mut known = Known { keys: session_keys(batch.events), erased: Erased::default() };
     for _ in 0..MAX_RACES {
-        match take_once(begin().await?, installation, batch, ending).await {
+        match take_once(begin().await?, installation, batch, ending, &mut known).await {
             Ok(Once::Taken(taken)) => return Ok(Some(taken)),
             Ok(Once::Lost) => return Ok(None),
             Ok(Once::Raced) => {}
@@ -109,28 +123,33 @@ where
     Err(StoreError::Transient(anyhow::anyhow!("other workers were first {MAX_RACES} times")))
 }
 
-/// SQLSTATE class 40: the transaction was the victim of a deadlock, and may go through at once.
+/// SQLSTATE class 40: the transaction was the victim of a deadlock, and may go through at once. 55P03: it
+/// did not wait for a lock, and knows now which ones to wait for in their order.
 fn is_race(error: &StoreError) -> bool {
     let StoreError::Transient(error) = error else { return false };
     let code = error
         .downcast_ref::<sqlx::Error>()
         .and_then(sqlx::Error::as_database_error)
         .and_then(sqlx::error::DatabaseError::code);
-    code.is_some_and(|code| code.len() == 5 && code.starts_with("40"))
+    code.is_some_and(|code| code.len() == 5 && code.starts_with("40") || code == "55P03")
 }
 
-/// Takes a batch in one transaction; the one event of a replay together with its end.
+/// Takes a batch in one transaction; the one event of a replay together with its end. What it names and
+/// was `erased` is known from the time before, if there was one.
 async fn take_once(
     mut tx: Box<dyn Transaction + '_>,
     installation: Uuid,
     batch: Batch<'_>,
     ending: Option<&Ending<'_>>,
+    Known { keys, erased }: &mut Known,
 ) -> Result<Once, StoreError> {
     let Batch { terms, events } = batch;
-    let Loaded { sessions, egresses, checkpoints, rooms } = load(tx.as_mut(), events).await?;
+    let Loaded { sessions, egresses, checkpoints, rooms } = load(tx.as_mut(), events, keys).await?;
     let endpoints = tx.endpoints(&owners(events, &sessions)).await?;
     let unknown = session_ids(events).filter(|id| !sessions.contains_key(id)).count();
     let numbers = if unknown == 0 { Vec::new() } else { tx.numbers(unknown).await? };
+    let mut candidates = Erased::candidates(events);
+    candidates.sessions.retain(|id| !sessions.contains_key(id));
     let snapshot = Snapshot {
         now: terms.now,
         installation,
@@ -140,6 +159,7 @@ async fn take_once(
         egresses,
         checkpoints,
         rooms,
+        erased,
         numbers,
         endpoints: &endpoints,
     };
@@ -148,6 +168,9 @@ async fn take_once(
     let Some(owed) = write(tx.as_mut(), &mut plan, &terms, &mut reserved).await? else {
         return Ok(Once::Raced);
     };
+    if is_news(tx.as_mut(), &candidates, erased).await? {
+        return Ok(Once::Raced);
+    }
     // Last, as others lock failures: they lock sessions first.
     match ending {
         None => keep_failures(tx.as_mut(), &mut plan, events, terms.now).await?,
@@ -174,6 +197,22 @@ async fn take_once(
     Ok(Once::Taken(Taken { outcomes: plan.outcomes, owed, unjoined }))
 }
 
+/// Whether more was erased than is known. Asked after writing: whoever erased a session that was not
+/// there when it was looked for has committed by then.
+async fn is_news(
+    tx: &mut dyn Transaction,
+    candidates: &Erased,
+    known: &mut Erased,
+) -> Result<bool, StoreError> {
+    if candidates.is_empty() {
+        return Ok(false);
+    }
+    let found = tx.erased(candidates).await?;
+    let is_news = found != *known;
+    *known = found;
+    Ok(is_news)
+}
+
 /// What a batch may touch, as it is.
 #[derive(Default)]
 struct Loaded {
@@ -184,23 +223,31 @@ struct Loaded {
 }
 
 /// Reads everything the batch may touch: its sessions and recordings, what may belong to them,
-/// and everything else of the sessions found.
-async fn load(tx: &mut dyn Transaction, events: &[Prepared]) -> Result<Loaded, StoreError> {
+/// and everything else of the sessions found. Begins with the sessions by `known`, waiting for those that are
+/// locked, and adds to it by what else it looked: if one of those is locked, the next try begins with all.
+async fn load(
+    tx: &mut dyn Transaction,
+    events: &[Prepared],
+    known: &mut SessionKeys,
+) -> Result<Loaded, StoreError> {
     let mut loaded = Loaded::default();
-    let mut session_keys = session_keys(events);
+    let mut session_keys = known.clone();
     let mut egress_keys = egress_keys(events);
     load_silent(tx, events, &mut loaded, &mut session_keys, &mut egress_keys).await?;
     let Loaded { sessions, egresses, .. } = &mut loaded;
-    let mut asked = BTreeSet::new();
+    let (mut asked, mut locked) = (BTreeSet::new(), WhenLocked::Wait);
     while !session_keys.is_empty() || !egress_keys.is_empty() {
         if !session_keys.is_empty() {
-            for session in tx.sessions(&session_keys).await? {
+            if locked == WhenLocked::Fail {
+                known.extend(session_keys.clone());
+            }
+            for session in tx.sessions(&session_keys, locked).await? {
                 egress_keys.ids.extend(session.recording_egress_id.clone());
                 egress_keys.sessions.insert(session.session_id);
                 sessions.insert(session.session_id, session);
             }
             asked.append(&mut session_keys.ids);
-            session_keys = SessionKeys::default();
+            (session_keys, locked) = (SessionKeys::default(), WhenLocked::Fail);
         }
         if !egress_keys.is_empty() {
             for row in tx.egresses(&egress_keys).await? {
@@ -242,7 +289,8 @@ async fn load_silent(
     }
     if !room_keys.sessions.is_empty() {
         let ids = room_keys.sessions.clone();
-        for session in tx.sessions(&SessionKeys { ids, ..SessionKeys::default() }).await? {
+        let keys = SessionKeys { ids, ..SessionKeys::default() };
+        for session in tx.sessions(&keys, WhenLocked::Wait).await? {
             for keys in [&mut room_keys.room_ids, &mut egress_keys.room_ids] {
                 keys.extend(session.room_id.clone());
             }
@@ -257,7 +305,7 @@ async fn load_silent(
     }
     for room in tx.rooms(&room_keys).await? {
         if !room_keys.sessions.is_empty() {
-            session_keys.rooms.push(RoomSpan::of_moment(&room));
+            session_keys.rooms.insert(RoomSpan::of_moment(&room));
         }
         loaded.rooms.insert(room.digest, room);
     }

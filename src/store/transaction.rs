@@ -12,14 +12,18 @@ use super::failures::FailureRows;
 use super::redelivery::{Redelivery, RedeliveryRange, ToldMessage};
 use super::{AttemptResult, Cause, Endpoint, StoreError};
 use crate::event::{Digest, Egress, Rejection};
-use crate::finalize::{FinishedRoom, JoinedEgress, NewMessage, Session, recorded_span};
+use crate::finalize::{Erased, FinishedRoom, JoinedEgress, NewMessage, Session, recorded_span};
 use crate::webhook::{Failing, MessageId, PayloadKind};
 
 /// One database transaction. Dropped without `commit`, it never was.
 #[async_trait]
 pub(super) trait Transaction: Rowwise + FailureRows + Send {
     /// Sessions by these keys, in the order of their ids, locked against other writers.
-    async fn sessions(&mut self, keys: &SessionKeys) -> Result<Vec<Session>, StoreError>;
+    async fn sessions(
+        &mut self,
+        keys: &SessionKeys,
+        locked: WhenLocked,
+    ) -> Result<Vec<Session>, StoreError>;
     /// Recordings by these keys, in the order of their ids; not locked, see `put_egresses`.
     async fn egresses(&mut self, keys: &EgressKeys) -> Result<Vec<JoinedEgress>, StoreError>;
     /// The endpoints of these owners, and those of all owners.
@@ -44,6 +48,8 @@ pub(super) trait Transaction: Rowwise + FailureRows + Send {
     async fn rooms(&mut self, keys: &RoomKeys) -> Result<Vec<FinishedRoom>, StoreError>;
     /// Keeps closed rooms that are not known yet.
     async fn put_rooms(&mut self, rooms: &[FinishedRoom]) -> Result<(), StoreError>;
+    /// Which of these were erased.
+    async fn erased(&mut self, candidates: &Erased) -> Result<Erased, StoreError>;
     /// Inserts messages that do not exist yet; which.
     async fn put_messages(
         &mut self,
@@ -150,19 +156,29 @@ pub(super) struct Health {
     pub(super) next_slot_at: Option<DateTime<Utc>>,
 }
 
+/// What to do when another writer has locked one of the sessions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum WhenLocked {
+    /// Wait for it.
+    Wait,
+    /// Fail: whoever holds locks already, and waits for one that is not behind all of them, may wait for
+    /// somebody who waits for it.
+    Fail,
+}
+
 /// Which sessions a batch touches.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct SessionKeys {
     /// By id.
     pub(super) ids: BTreeSet<Uuid>,
     /// Those that named one of these egresses.
     pub(super) egress_ids: BTreeSet<String>,
     /// Those that were in one of these rooms in that time.
-    pub(super) rooms: Vec<RoomSpan>,
+    pub(super) rooms: BTreeSet<RoomSpan>,
 }
 
 /// A room, by id and name, in a stretch of time.
-#[derive(Debug)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct RoomSpan {
     pub(super) room_id: Option<String>,
     pub(super) room_name: Option<String>,
@@ -222,6 +238,14 @@ pub(super) struct FailureToKeep<'a> {
 }
 
 impl SessionKeys {
+    /// Takes others in.
+    pub(super) fn extend(&mut self, others: Self) {
+        let Self { ids, egress_ids, rooms } = others;
+        self.ids.extend(ids);
+        self.egress_ids.extend(egress_ids);
+        self.rooms.extend(rooms);
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.ids.is_empty() && self.egress_ids.is_empty() && self.rooms.is_empty()
     }

@@ -8,29 +8,33 @@ use http::{Method, Request, StatusCode};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use crate::api::{Answer, Api, add_any_key, add_key};
+use crate::api::{Answer, Api, PUBLIC_URL, add_any_key, add_key};
+use crate::api_console::sign_in;
 use crate::api_failures;
 use crate::harness::{after, ended, endpoint, fresh_id, noon, started};
 
-/// What each kind of caller gets, in the order of [`Callers::keys`].
-type Expected = [u16; 6];
+/// What each kind of caller gets, in the order of [`Callers::all`]: the last two are the owner and
+/// staff who signed in to the console.
+type Expected = [u16; 8];
 
-const OPEN: Expected = [200; 6];
+const OPEN: Expected = [200; 8];
 /// Nobody without a signature.
-const SIGNED: Expected = [403; 6];
+const SIGNED: Expected = [403; 8];
 /// Nobody without a token that LiveKit's key signed.
-const LIVEKIT: Expected = [401; 6];
+const LIVEKIT: Expected = [401; 8];
 /// Something that belongs to the owner.
-const OWNED: Expected = [401, 401, 401, 404, 200, 200];
+const OWNED: Expected = [401, 401, 401, 404, 200, 200, 200, 200];
 /// Everybody sees their own, staff all.
-const LISTED: Expected = [401, 401, 401, 200, 200, 200];
+const LISTED: Expected = [401, 401, 401, 200, 200, 200, 200, 200];
 /// Everybody makes their own.
-const MADE: Expected = [401, 401, 401, 201, 201, 201];
+const MADE: Expected = [401, 401, 401, 201, 201, 201, 201, 201];
 /// Made for something that belongs to the owner.
-const MADE_FOR: Expected = [401, 401, 401, 404, 201, 201];
-const STAFF: Expected = [401, 401, 401, 403, 403, 200];
+const MADE_FOR: Expected = [401, 401, 401, 404, 201, 201, 201, 201];
+const STAFF: Expected = [401, 401, 401, 403, 403, 200, 403, 200];
 /// Made by staff alone.
-const MADE_BY_STAFF: Expected = [401, 401, 401, 403, 403, 201];
+const MADE_BY_STAFF: Expected = [401, 401, 401, 403, 403, 201, 403, 201];
+/// Everybody with a key.
+const KEYED: Expected = [401, 401, 401, 200, 200, 200, 401, 401];
 
 /// The only route that answers with bytes: those of an event that could not be finalized.
 const RAW: &str = "/api/failures/{id}/raw";
@@ -71,6 +75,12 @@ const TABLE: &[(&str, &str, Expected)] = &[
     ("POST", "/api/events", STAFF),
     ("POST", "/api/livekit/webhook", LIVEKIT),
     ("GET", "/recordings/{*path}", SIGNED),
+    ("GET", "/api/overview", LISTED),
+    ("GET", "/api/console/session", LISTED),
+    ("POST", "/api/console/session", KEYED),
+    ("DELETE", "/api/console/session", LISTED),
+    ("GET", "/", OPEN),
+    ("GET", "/console/{file}", OPEN),
     ("GET", "/livez", OPEN),
     ("GET", "/readyz", OPEN),
     ("GET", "/metrics", OPEN),
@@ -78,20 +88,57 @@ const TABLE: &[(&str, &str, Expected)] = &[
     ("GET", "/docs", OPEN),
 ];
 
-/// What tells of the envelope is in none.
-const DESCRIPTIONS: [&str; 3] = ["/openapi.json", "/docs", "/metrics"];
+/// What is for people, or tells of the envelope, is in none.
+const PAGES: [&str; 5] = ["/openapi.json", "/docs", "/metrics", "/", "/console/{file}"];
+
+/// These count things and name none.
+const NAMELESS: [&str; 2] = ["/api/overview", "/api/console/session"];
+
+/// The path as the table has it.
+fn row_path(path: &str) -> &str {
+    if path == "/" { path } else { path.trim_end_matches('/') }
+}
 
 /// What a caller gets who may call the route by this method.
 fn expected(method: &str, path: &str) -> Expected {
     // Whoever may read may also ask for the headers alone.
     let method = if method == "HEAD" { "GET" } else { method };
-    let path = path.strip_suffix('/').unwrap_or(path);
+    let path = row_path(path);
     let row = TABLE.iter().find(|row| (row.0, row.1) == (method, path));
     row.unwrap_or_else(|| panic!("say in the table who may call {method} {path}")).2
 }
 
+/// What a caller sends along.
+enum Credential {
+    Nothing,
+    Key(String),
+    /// A cookie, and what comes with it from the console alone.
+    Cookie {
+        cookie: String,
+        csrf_token: String,
+    },
+}
+
+impl Credential {
+    async fn signed_in(api: &Api, key: &str) -> Self {
+        let (cookie, csrf_token) = sign_in(api, key).await;
+        Self::Cookie { cookie, csrf_token }
+    }
+
+    fn sent_with(&self, request: http::request::Builder) -> http::request::Builder {
+        match self {
+            Self::Nothing => request,
+            Self::Key(key) => request.header("x-api-key", key),
+            Self::Cookie { cookie, csrf_token } => request
+                .header("cookie", cookie)
+                .header("origin", PUBLIC_URL)
+                .header("x-csrf-token", csrf_token),
+        }
+    }
+}
+
 struct Callers {
-    keys: [Option<String>; 6],
+    all: [Credential; 8],
 }
 
 impl Callers {
@@ -99,8 +146,18 @@ impl Callers {
         let wrong = format!("sk_{}", "9".repeat(64));
         let inactive = add_any_key(&api.test, 3, 7, true, false).await;
         let other = add_key(&api.test, 4, 8, false).await;
-        let (owner, staff) = (api.owner_key.clone(), api.staff_key.clone());
-        Self { keys: [None, Some(wrong), Some(inactive), Some(other), Some(owner), Some(staff)] }
+        let by_cookie = [
+            Credential::signed_in(api, &api.owner_key).await,
+            Credential::signed_in(api, &api.staff_key).await,
+        ];
+        let [wrong, inactive, other, owner, staff] =
+            [wrong, inactive, other, api.owner_key.clone(), api.staff_key.clone()]
+                .map(Credential::Key);
+        let [owner_by_cookie, staff_by_cookie] = by_cookie;
+        let nobody = Credential::Nothing;
+        Self {
+            all: [nobody, wrong, inactive, other, owner, staff, owner_by_cookie, staff_by_cookie],
+        }
     }
 }
 
@@ -174,6 +231,7 @@ impl Belongings {
         let uri = path
             .replace("{session_id}", &self.session.to_string())
             .replace("{id}", &of_kind.map(|(_, id)| id.to_string()).unwrap_or_default())
+            .replace("{file}", "app.js")
             .replace("{*path}", "recordings/call.mp4");
         assert!(!uri.contains('{') && !uri.contains("//"), "say here what belongs into {path}");
         uri
@@ -197,12 +255,10 @@ impl Belongings {
             .any(|id| body.contains(&id.to_string()))
     }
 
-    async fn ask(&self, api: &Api, (method, path): (&str, &str), key: Option<&str>) -> Answer {
-        let mut request = Request::builder().method(method).uri(self.uri(path));
-        if let Some(key) = key {
-            request = request.header("x-api-key", key);
-        }
-        api.call(request, Body::from(self.body(method, path).to_string())).await
+    async fn ask(&self, api: &Api, (method, path): (&str, &str), from: &Credential) -> Answer {
+        let request = Request::builder().method(method).uri(self.uri(path));
+        let body = Body::from(self.body(method, path).to_string());
+        api.call(from.sent_with(request), body).await
     }
 }
 
@@ -216,11 +272,11 @@ async fn methods(api: &Api, path: &str) -> Vec<String> {
 }
 
 #[track_caller]
-fn assert_enveloped(answer: &Answer, asked: &str) {
+fn assert_enveloped(answer: &Answer, path: &str, asked: &str) {
     if asked.starts_with("HEAD") {
         return assert!(answer.body.is_empty(), "{asked}");
     }
-    if DESCRIPTIONS.iter().any(|path| asked.contains(path)) {
+    if PAGES.contains(&path) {
         return assert!(answer.status.is_success(), "{asked}");
     }
     if !answer.status.is_success() {
@@ -236,29 +292,56 @@ fn assert_enveloped(answer: &Answer, asked: &str) {
 async fn assert_scoped(api: &Api, callers: &Callers, (method, path): (&str, &str)) {
     let expected = expected(method, path);
     let of_all = Belongings::make(api).await;
-    // What the owner did to theirs, staff do to others.
-    let of_staff = Belongings::make(api).await;
-    for (caller, (key, status)) in callers.keys.iter().zip(expected).enumerate() {
-        let belongings = if caller == 5 { &of_staff } else { &of_all };
-        let answer = belongings.ask(api, (method, path), key.as_deref()).await;
+    for (caller, (from, status)) in callers.all.iter().zip(expected).enumerate() {
+        // What the owner did to theirs, staff do to others, and so do those with a cookie.
+        let belongings = if caller > 4 { Belongings::make(api).await } else { of_all };
+        assert_only_from_the_console(api, &belongings, (method, path), from, status).await;
+        let answer = belongings.ask(api, (method, path), from).await;
         let asked = format!("{method} {path} by caller {caller}");
         assert_eq!(answer.status, status, "{asked}: {:?}", answer.body);
         if path.trim_end_matches('/') != RAW || !answer.status.is_success() {
-            assert_enveloped(&answer, &asked);
+            assert_enveloped(&answer, path, &asked);
         }
         assert_eq!(answer.headers.contains_key("www-authenticate"), status == 401, "{asked}");
         if caller == 3 {
             assert!(!belongings.is_told_in(&answer), "{asked}: {:?}", answer.body);
             let missing = Belongings::missing();
-            let answer_of_missing = missing.ask(api, (method, path), key.as_deref()).await;
+            let answer_of_missing = missing.ask(api, (method, path), from).await;
             if status == 404 {
                 assert_eq!(answer.body, answer_of_missing.body, "{asked}");
                 assert_eq!(answer.headers, answer_of_missing.headers, "{asked}");
             }
         }
-        if caller > 3 && method == "GET" && (expected == LISTED || expected == OWNED) {
+        let is_told =
+            expected == OWNED || expected == LISTED && !NAMELESS.contains(&row_path(path));
+        if caller > 3 && method == "GET" && is_told {
             assert!(belongings.is_told_in(&answer), "{asked}: {:?}", answer.body);
         }
+    }
+}
+
+/// A cookie goes along with whatever any page asks for: alone it must not change a thing.
+async fn assert_only_from_the_console(
+    api: &Api,
+    belongings: &Belongings,
+    (method, path): (&str, &str),
+    from: &Credential,
+    status: u16,
+) {
+    let Credential::Cookie { cookie, csrf_token } = from else { return };
+    let csrf_token = csrf_token.as_str();
+    let is_safe = ["GET", "HEAD"].contains(&method);
+    if is_safe || status >= 300 {
+        return;
+    }
+    for (origin, token) in
+        [(PUBLIC_URL, ""), ("https://evil.example", csrf_token), ("null", csrf_token)]
+    {
+        let request = Request::builder().method(method).uri(belongings.uri(path));
+        let request = request.header("cookie", cookie).header("origin", origin);
+        let body = Body::from(belongings.body(method, path).to_string());
+        let answer = api.call(request.header("x-csrf-token", token), body).await;
+        answer.assert_error(StatusCode::FORBIDDEN);
     }
 }
 
@@ -271,7 +354,7 @@ async fn every_route_shows_every_caller_what_is_theirs_and_nothing_else() {
         let callers = Callers::of(&api).await;
         for method in methods(&api, path).await {
             assert_scoped(&api, &callers, (&method, path)).await;
-            called += usize::from(method != "HEAD" && !path.ends_with('/'));
+            called += usize::from(method != "HEAD" && path == row_path(path));
         }
     }
     assert_eq!(called, TABLE.len(), "the table has rows that no route answers to");

@@ -349,6 +349,38 @@ fn a_reprice_that_cannot_begin_says_why() {
 }
 
 #[test]
+fn a_session_is_erased_with_its_recording_and_copies_do_not_bring_it_back() {
+    let desk = Desk::new();
+    desk.write("call.json", CALL);
+    let recording = include_str!("../fixtures/events/recording_complete.json");
+    let mut recording: Value = serde_json::from_str(recording).unwrap();
+    recording["session_id"] = json!(SESSION);
+    let egress = &mut recording["egress"];
+    egress.as_object_mut().unwrap().retain(|name, _| !name.starts_with("room"));
+    egress["fileResults"][0]["filename"] = json!("call.mp4");
+    desk.write("recording.json", &recording.to_string());
+    let recordings = desk.path().join("finalizer-data/recordings");
+    std::fs::create_dir_all(&recordings).unwrap();
+    std::fs::write(recordings.join("call.mp4"), "what was said").unwrap();
+    desk.run(&["ingest", "call.json", "recording.json"]).ended(0);
+    let shown = desk.run(&["sessions", "show", SESSION]).ended(0).out;
+    assert!(shown.contains("\"READY\""), "{shown}");
+
+    // What lies in none of the places is told of, and tried again.
+    let run = desk.run(&["sessions", "erase", SESSION, "--recordings", "elsewhere"]).ended(1);
+    assert!(run.err.contains("call.mp4 is not deleted"), "{}", run.err);
+    desk.run(&["sessions", "show", SESSION]).ended(1);
+    desk.run(&["sessions", "erase", SESSION]).ended(0);
+    assert_eq!(std::fs::read_dir(&recordings).unwrap().count(), 0);
+    desk.run(&["sessions", "erase", SESSION]).ended(0);
+
+    desk.run(&["ingest", "call.json", "recording.json"]).ended(0);
+    desk.run(&["sessions", "show", SESSION]).ended(1);
+    let run = desk.run(&["sessions", "erase", NOBODY]).ended(1);
+    assert_eq!(run.err, format!("There is no session {NOBODY}.\n"));
+}
+
+#[test]
 fn standard_input_is_ndjson() {
     let desk = Desk::new();
     let mut command = desk.command(&["ingest", "-", "--json"]);

@@ -76,7 +76,7 @@ async fn a_browser_jumps_to_a_turn_plays_on_and_shows_what_is_being_said() {
 }
 
 /// A call whose third turn is at the 45th second of its recording, which begins at its second one.
-async fn session_with_recording(caller: &Caller) -> Value {
+pub(crate) async fn session_with_recording(caller: &Caller) -> Value {
     let session_id = fresh_id();
     let mut call = ended(session_id);
     let turn = json!({"role": "user", "text": "Thursday would be fine.", "started_at": after(47)});
@@ -95,7 +95,7 @@ fn first_byte(answer: &Seen) -> u32 {
 }
 
 /// A minute of silence as a WAV file, more than a browser loads before it must.
-fn silence() -> Vec<u8> {
+pub(crate) fn silence() -> Vec<u8> {
     let sound = SECONDS * BYTES_A_SECOND;
     let mut file = Vec::new();
     file.extend(b"RIFF");

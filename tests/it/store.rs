@@ -4,8 +4,8 @@ use bytes::Bytes;
 use finalizer::event::{FailureCode, TraceParent};
 use finalizer::finalize::{Outcome, Prepared, RecordingStatus, Session};
 use finalizer::store::{
-    ApiKey, ApiKeyChange, Attempt, AttemptResult, Backlog, Delivery, DeliveryState, DueEndpoint,
-    Endpoint, FailureFilter, Next, Owed, Slot, Verdict,
+    ApiKey, ApiKeyChange, Attempt, AttemptResult, Delivery, DeliveryState, DueEndpoint, Endpoint,
+    FailureFilter, Next, Owed, Slot, Verdict, Workload,
 };
 use finalizer::webhook::{EventType, PayloadKind};
 use serde_json::json;
@@ -27,7 +27,7 @@ on_both_stores![
     endpoints_hear_of_what_they_asked_for,
     a_disabled_endpoints_deliveries_are_born_cancelled,
     a_delivery_has_the_trace_of_its_event_whoever_claims_it,
-    the_backlog_is_what_is_owed_due_and_open,
+    the_workload_is_what_is_owed_due_and_open,
     a_reserved_delivery_is_held_and_the_others_wait_to_be_claimed,
     a_claim_takes_no_more_than_the_free_slots_first_attempts_first,
     results_count_only_from_the_process_that_holds_the_delivery,
@@ -218,30 +218,30 @@ async fn a_delivery_has_the_trace_of_its_event_whoever_claims_it(test: TestStore
     assert_eq!(found, [(noon(), None), (after(5), trace)]);
 }
 
-async fn the_backlog_is_what_is_owed_due_and_open(test: TestStore) {
-    let nothing = Backlog { pending: 0, due_since: None, open_failures: 0 };
-    assert_eq!(test.store.backlog(noon()).await.unwrap(), nothing);
+async fn the_workload_is_what_is_owed_due_and_open(test: TestStore) {
+    let nothing = Workload { pending: 0, due_since: None, open_failures: 0 };
+    assert_eq!(test.store.workload(noon()).await.unwrap(), nothing);
     let endpoint = endpoint();
     test.store.add_endpoint(&endpoint).await.unwrap();
     let process = enter(&test, 0).await;
     let desk = TestDesk::of(process, 1);
     test.take_with(&desk, noon(), &[ended(fresh_id())]).await;
     // What a process holds is owed, but does not wait.
-    let held = Backlog { pending: 1, ..nothing };
-    assert_eq!(test.store.backlog(after(60)).await.unwrap(), held);
+    let held = Workload { pending: 1, ..nothing };
+    assert_eq!(test.store.workload(after(60)).await.unwrap(), held);
     test.take_with(&desk, after(1), &[ended(fresh_id()), ended(fresh_id())]).await;
-    let waiting = Backlog { pending: 3, due_since: Some(after(1)), open_failures: 0 };
-    assert_eq!(test.store.backlog(after(60)).await.unwrap(), waiting);
-    assert_eq!(test.store.backlog(noon()).await.unwrap(), Backlog { pending: 3, ..nothing });
+    let waiting = Workload { pending: 3, due_since: Some(after(1)), open_failures: 0 };
+    assert_eq!(test.store.workload(after(60)).await.unwrap(), waiting);
+    assert_eq!(test.store.workload(noon()).await.unwrap(), Workload { pending: 3, ..nothing });
     let mut conflicting = ended(fresh_id());
     test.take_with(&desk, after(2), std::slice::from_ref(&conflicting)).await;
     conflicting["messages"][0]["text"] = json!("Something else.");
     test.take_with(&desk, after(2), &[conflicting]).await;
-    let failed = Backlog { pending: 4, open_failures: 1, ..waiting };
-    assert_eq!(test.store.backlog(after(60)).await.unwrap(), failed);
+    let failed = Workload { pending: 4, open_failures: 1, ..waiting };
+    assert_eq!(test.store.workload(after(60)).await.unwrap(), failed);
     test.store.disable_endpoint(endpoint.endpoint_id, "by hand", after(3)).await.unwrap();
-    let backlog = test.store.backlog(after(60)).await.unwrap();
-    assert_eq!((backlog.pending, backlog.due_since), (1, None), "only what is being sent");
+    let workload = test.store.workload(after(60)).await.unwrap();
+    assert_eq!((workload.pending, workload.due_since), (1, None), "only what is being sent");
 }
 
 async fn a_reserved_delivery_is_held_and_the_others_wait_to_be_claimed(test: TestStore) {

@@ -1,5 +1,7 @@
-//! Who calls: an API key (`X-API-Key`) or a JWT (`Authorization: Bearer`).
+//! Who calls: an API key (`X-API-Key`), a JWT (`Authorization: Bearer`), or the cookie of a browser in
+//! which an API key signed in to the console.
 
+mod cookie;
 mod jwks;
 mod jwt;
 mod uses;
@@ -11,6 +13,7 @@ use http::{HeaderMap, header};
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
+pub(super) use cookie::{SignIn, clearing, csrf_token};
 pub(super) use jwt::unix_seconds;
 pub use jwt::{Authenticator, KeyError};
 
@@ -54,9 +57,12 @@ impl FromRequestParts<ApiState> for Viewer {
         if let Some(key) = parts.headers.get("x-api-key") {
             return by_key(state, key.as_bytes()).await;
         }
-        let token = bearer_token(&parts.headers).ok_or(NO_CREDENTIALS)?;
-        let viewer = state.authenticator.viewer(token, state.clock.now()).await;
-        viewer.map_err(ApiError::Unauthorized)
+        if let Some(token) = bearer_token(&parts.headers) {
+            let viewer = state.authenticator.viewer(token, state.clock.now()).await;
+            return viewer.map_err(ApiError::Unauthorized);
+        }
+        let hash = cookie::key_hash(parts, state)?.ok_or(NO_CREDENTIALS)?;
+        by_hash(state, &hash).await
     }
 }
 
@@ -80,8 +86,11 @@ impl FromRequestParts<ApiState> for Staff {
 }
 
 async fn by_key(state: &ApiState, text: &[u8]) -> Result<Viewer, ApiError> {
-    let hash = key_hash(text).ok_or(BAD_KEY)?;
-    let key = state.store.api_key(&hash).await?.filter(|key| key.is_active).ok_or(BAD_KEY)?;
+    by_hash(state, &key_hash(text).ok_or(BAD_KEY)?).await
+}
+
+async fn by_hash(state: &ApiState, hash: &[u8; 32]) -> Result<Viewer, ApiError> {
+    let key = state.store.api_key(hash).await?.filter(|key| key.is_active).ok_or(BAD_KEY)?;
     state.authenticator.uses.note(key.key_id, state.clock.now());
     Ok(Viewer { user: key.user, is_staff: key.is_staff })
 }

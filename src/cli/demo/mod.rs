@@ -154,7 +154,8 @@ impl Stage {
         let program = std::env::args().next().unwrap_or_default();
         output::line(format!(
             r#"
-The API stays up until Ctrl-C. In another terminal:
+The API stays up until Ctrl-C. The console is at {url}/: sign in with one of these keys. In another
+terminal:
 
   export API={url}
   export KEY={customer_key}

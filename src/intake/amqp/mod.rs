@@ -79,7 +79,7 @@ pub const HOLD_AT_MOST: Duration = Duration::from_mins(5);
 const PART: &str = "consumer";
 
 /// How long a question to the broker may take.
-const ANSWER_WITHIN: Duration = Duration::from_secs(10);
+const ANSWER_WITHIN: Duration = Duration::from_secs(5);
 
 /// Consumes until `shutdown`, through every outage of the broker and the database. Ends with an
 /// error only if trying again cannot help. `health` is told whether events are consumed; `replayer`

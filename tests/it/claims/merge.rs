@@ -6,8 +6,8 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use bytes::Bytes;
 use finalizer::event::{Digest, Event, decode};
 use finalizer::finalize::{
-    Change, Finding, FinishedRoom, JoinedEgress, NewMessage, Outcome, Plan, Prepared, PriceBook,
-    Session, Snapshot, finalize, plan, start,
+    Change, Erased, Finding, FinishedRoom, JoinedEgress, NewMessage, Outcome, Plan, Prepared,
+    PriceBook, Session, Snapshot, finalize, plan, start,
 };
 use finalizer::webhook::{Endpoint, EventType, PayloadKind};
 use serde_json::{Value, json};
@@ -259,6 +259,7 @@ impl World {
             egresses: self.egresses.clone(),
             checkpoints: self.checkpoints.clone(),
             rooms: self.rooms.clone(),
+            erased: &Erased::default(),
             numbers: (used + 1..used + 10).rev().collect(),
             endpoints: &endpoints,
         };

@@ -4,6 +4,8 @@ use std::io::{BufRead as _, BufReader};
 use std::os::unix::process::CommandExt as _;
 use std::process::{Child, Command, Stdio};
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use http::Request;
 use http_body_util::{BodyExt as _, Full};
@@ -55,7 +57,7 @@ impl Browser {
         let wanted = json!({
             "browserName": "chrome",
             "goog:chromeOptions": {"args": FLAGS},
-            "goog:loggingPrefs": {"performance": "ALL"},
+            "goog:loggingPrefs": {"performance": "ALL", "browser": "ALL"},
             "timeouts": {"script": SCRIPT_MS},
         });
         let session = browser.post("", json!({"capabilities": {"alwaysMatch": wanted}})).await;
@@ -81,6 +83,55 @@ impl Browser {
         // The key is a constant of the standard.
         let id = element["element-6066-11e4-a52e-4f735466cecf"].as_str().unwrap();
         self.post(&format!("/element/{id}/click"), json!({})).await;
+    }
+
+    /// Waits until the expression is true in the page.
+    pub(crate) async fn until(&self, expression: &str) {
+        let waiting = format!(
+            "const end = Date.now() + 15000;
+             while (!({expression})) {{
+                 if (Date.now() > end) throw new Error({});
+                 await new Promise((done) => setTimeout(done, 20));
+             }}",
+            json!(format!("waited in vain until {expression}")),
+        );
+        self.run(&waiting).await;
+    }
+
+    /// Presses keys, one after the other, as a person does.
+    pub(crate) async fn press(&self, keys: &str) {
+        let press = |key| {
+            [json!({"type": "keyDown", "value": key}), json!({"type": "keyUp", "value": key})]
+        };
+        let steps: Vec<Value> = keys.chars().map(String::from).flat_map(press).collect();
+        let keyboard = json!({"type": "key", "id": "keyboard", "actions": steps});
+        self.post("/actions", json!({"actions": [keyboard]})).await;
+    }
+
+    /// The screen has this size, and its owner this wish for `light` or `dark`.
+    pub(crate) async fn screen(&self, (width, height): (u32, u32), scheme: &str) {
+        let metrics =
+            json!({"width": width, "height": height, "deviceScaleFactor": 1, "mobile": false});
+        self.command("Emulation.setDeviceMetricsOverride", metrics).await;
+        let features = json!([{"name": "prefers-color-scheme", "value": scheme}]);
+        self.command("Emulation.setEmulatedMedia", json!({"features": features})).await;
+    }
+
+    /// What is on the screen, as PNG.
+    pub(crate) async fn picture(&self) -> Vec<u8> {
+        let taken = self.command("Page.captureScreenshot", json!({"format": "png"})).await;
+        STANDARD.decode(taken["data"].as_str().unwrap()).unwrap()
+    }
+
+    /// What the browser complained about since the last time this was asked.
+    pub(crate) async fn complaints(&self) -> Vec<String> {
+        let log = self.post("/se/log", json!({"type": "browser"})).await;
+        let messages = log.as_array().unwrap().iter().map(|entry| entry["message"].as_str());
+        messages.map(|message| message.unwrap().to_owned()).collect()
+    }
+
+    async fn command(&self, name: &str, parameters: Value) -> Value {
+        self.post("/goog/cdp/execute", json!({"cmd": name, "params": parameters})).await
     }
 
     /// All answers from the network since the last time this was asked.

@@ -37,7 +37,7 @@ pub(crate) fn keyring() -> Keyring {
 pub(crate) struct Site {
     pub(crate) test: TestStore,
     pub(crate) broker: Option<Broker>,
-    staff_key: String,
+    pub(crate) staff_key: String,
     folder: TempDir,
     settings: Vec<(&'static str, String)>,
 }

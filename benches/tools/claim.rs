@@ -1,7 +1,6 @@
 //! What it costs to take due deliveries from a table: `claim DATABASE_URL COUNT` claims and
 //! records so many through the store, as the courier does, and prints of each call how many
 //! milliseconds it took, all in all and for each delivery.
-#![expect(clippy::print_stdout, reason = "it tells the script that started it")]
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -16,6 +15,8 @@ use finalizer::store::{
 };
 use uuid::Uuid;
 
+use super::Arguments;
+
 /// What one claim may take at most: 64 of each of 16 endpoints.
 const ENDPOINTS: usize = 16;
 const PER_ENDPOINT: u32 = 64;
@@ -23,9 +24,8 @@ const PER_ENDPOINT: u32 = 64;
 const RECORDED_AT_ONCE: usize = 200;
 
 #[tokio::main]
-async fn main() -> anyhow::Result<()> {
+pub(crate) async fn run(mut arguments: Arguments) -> anyhow::Result<()> {
     const USAGE: &str = "usage: claim DATABASE_URL COUNT";
-    let mut arguments = std::env::args().skip(1);
     let url = arguments.next().context(USAGE)?;
     let count: usize = arguments.next().context(USAGE)?.parse()?;
     let store = open(&url, OpenMode::Existing).await?;

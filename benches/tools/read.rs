@@ -8,7 +8,6 @@
 //! service or this program, does not make the next ones later, nor look faster.
 //!
 //! One thread a connection, kept open, and no runtime: it shares the machine with what it measures.
-#![expect(clippy::print_stdout, reason = "it tells the script that started it")]
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
@@ -18,15 +17,16 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail, ensure};
 use serde_json::Value;
 
+use super::Arguments;
+
 /// So many requests may be under way at once.
 const CONNECTIONS: usize = 32;
 const WARM_UP_SECONDS: f64 = 2.0;
 /// Who does not answer within this has failed.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-fn main() -> anyhow::Result<()> {
+pub(crate) fn run(mut arguments: Arguments) -> anyhow::Result<()> {
     const USAGE: &str = "usage: read ADDRESS KEY FILE TURNS PER_SECOND SECONDS";
-    let mut arguments = std::env::args().skip(1);
     let mut next = || arguments.next().context(USAGE);
     let (address, key, file) = (next()?, next()?, next()?);
     let turns: usize = next()?.parse()?;

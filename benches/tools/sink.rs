@@ -1,10 +1,11 @@
 //! A receiver that costs next to nothing: `sink [KIND [LISTENERS]]` prints the URL of each listener.
 //!
-//! It reads every request and answers 204 (`answer`), 204 and a GET tells when which session's
-//! webhook arrived (`note`), 204 after 15 seconds (`hang`), or 500 (`fail`).
-#![expect(clippy::print_stdout, reason = "it tells the script that started it")]
+//! It reads every request and answers 204 (`answer`; a GET tells how many there were), 204 and a GET
+//! tells when which session's webhook arrived since the last GET (`note`), 204 after 15 seconds
+//! (`hang`), or 500 (`fail`).
 
 use std::fmt::Write as _;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -18,6 +19,8 @@ use serde::Deserialize;
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use uuid::Uuid;
+
+use super::Arguments;
 
 const HANG: Duration = Duration::from_secs(15);
 
@@ -36,8 +39,7 @@ struct Data {
 }
 
 #[tokio::main(flavor = "current_thread")]
-async fn main() -> anyhow::Result<()> {
-    let mut arguments = std::env::args().skip(1);
+pub(crate) async fn run(mut arguments: Arguments) -> anyhow::Result<()> {
     let router = router(&arguments.next().unwrap_or_else(|| "answer".into()))?;
     let listeners: u32 = arguments.next().unwrap_or_else(|| "1".into()).parse()?;
     let mut serving = JoinSet::new();
@@ -56,7 +58,7 @@ async fn main() -> anyhow::Result<()> {
 /// Each takes the body: if it were not read, the connection could not carry the next request.
 fn router(kind: &str) -> anyhow::Result<Router> {
     Ok(match kind {
-        "answer" => Router::new().fallback(|_body: Bytes| async { StatusCode::NO_CONTENT }),
+        "answer" => counting(),
         "note" => noting(),
         "hang" => Router::new().fallback(|_body: Bytes| async {
             tokio::time::sleep(HANG).await;
@@ -69,11 +71,22 @@ fn router(kind: &str) -> anyhow::Result<Router> {
     })
 }
 
+fn counting() -> Router {
+    let counted = Arc::new(AtomicU64::new(0));
+    let shown = counted.clone();
+    let count = move |_body: Bytes| async move {
+        counted.fetch_add(1, Ordering::Relaxed);
+        StatusCode::NO_CONTENT
+    };
+    let show = || async move { shown.load(Ordering::Relaxed).to_string() };
+    Router::new().route("/", get(show).post(count))
+}
+
 fn noting() -> Router {
     let notes = Notes::default();
     let shown = notes.clone();
     let note = |body: Bytes| async move { notes.note(&body) };
-    Router::new().route("/", get(|| async move { shown.text() }).post(note))
+    Router::new().route("/", get(|| async move { shown.take() }).post(note))
 }
 
 impl Notes {
@@ -87,7 +100,7 @@ impl Notes {
         StatusCode::NO_CONTENT
     }
 
-    fn text(&self) -> String {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    fn take(&self) -> String {
+        std::mem::take(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }

@@ -26,6 +26,8 @@ use sqlx::postgres::PgPoolOptions;
 use standardwebhooks::Webhook;
 use uuid::Uuid;
 
+use super::Arguments;
+
 const AT_ONCE: usize = 32;
 const CLAIM: i64 = 100;
 const SECRET: &str = "whsec_MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE=";
@@ -91,8 +93,8 @@ struct Said {
 }
 
 #[tokio::main]
-async fn main() -> anyhow::Result<()> {
-    let arguments: Vec<String> = std::env::args().skip(1).collect();
+pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<()> {
+    let arguments: Vec<String> = arguments.collect();
     let [database_url, amqp_url, webhook_url] = arguments.as_slice() else {
         anyhow::bail!("usage: naive DATABASE_URL AMQP_URL WEBHOOK_URL");
     };
@@ -110,6 +112,7 @@ async fn consume(amqp_url: &str, pool: &PgPool) -> anyhow::Result<()> {
     let options = BasicConsumeOptions::default();
     let queue = "finalizer.events".into();
     let consumer = channel.basic_consume(queue, "".into(), options, FieldTable::default()).await?;
+    println!("consuming");
     let finalize = |delivery| finalize(delivery, pool);
     consumer.map_err(anyhow::Error::from).try_for_each_concurrent(AT_ONCE, finalize).await
 }

@@ -1,0 +1,105 @@
+"""What scripts/bench measures of growth: what an event costs when there are very many sessions already."""
+
+import statistics
+import time
+
+from bench_history import COPY, ONE_EVENT
+from bench_report import print_table, spread
+from bench_workers import FINALIZER, PROGRAMS, TURNS, Bench, Sink
+
+SIZES = (0, 200_000, 2_000_000)
+ATTEMPTS = 3
+# What the machine's noise may cost, or growth.
+ALLOWED = 1.10
+XIDS = 500
+
+# Each session of the copies has its message and its delivery, which was taken at the last attempt.
+FILL = """
+CREATE TEMPORARY TABLE copies AS
+    SELECT number, {session_id} AS session_id, decode(md5(number::text), 'hex') AS message_id,
+        md5('delivery' || number)::uuid AS delivery_id, {finalized_at} AS at
+    FROM generate_series({first}::bigint, {last}::bigint) AS number;
+
+INSERT INTO sessions ({names}) SELECT {values}
+    FROM one_session AS one, generate_series({first}::bigint, {last}::bigint) AS number;
+INSERT INTO messages SELECT copy.* FROM copies, one_message AS one, jsonb_populate_record(one,
+    jsonb_build_object('message_id', copies.message_id, 'session_id', copies.session_id, 'created_at', at)) AS copy;
+INSERT INTO deliveries SELECT copy.* FROM copies, one_delivery AS one, jsonb_populate_record(one,
+    jsonb_build_object('delivery_id', copies.delivery_id, 'message_id', copies.message_id, 'state', 'delivered',
+        'attempts', {attempts}, 'next_attempt_at', at, 'created_at', at, 'finished_at', at)) AS copy;
+INSERT INTO attempts (delivery_id, number, started_at, duration_us, status, response_head, response_body, address, is_connection_reused)
+    SELECT delivery_id, attempt, at, 1500, CASE WHEN attempt = {attempts} THEN 204 ELSE 500 END,
+        'HTTP/1.1 204 No Content', '', '127.0.0.1:9000', true
+    FROM copies, generate_series(1, {attempts}) AS attempt;
+
+DROP TABLE copies;
+VACUUM ANALYZE;
+CHECKPOINT
+"""
+
+
+def report_growth(lab, programs, options, report):
+    bench = Bench(lab, programs)
+    database = lab.new_database("growth")
+    sizes = [min(size, options.sessions) for size in SIZES if size <= options.sessions] if options.sessions else SIZES
+    keep_one_of_each(bench, database)
+    runs, there = {}, 0
+    for size in sizes:
+        began = time.monotonic()
+        if size > there:
+            fill(database, there + 1, size)
+            there = size
+            print(f"  {size:,} sessions: filled in {time.monotonic() - began:.0f} s; {described(database)}", flush=True)
+        runs[size] = []
+        for _ in range(options.rounds):
+            runs[size].append(bench.drain(FINALIZER, TURNS["8KB"], options.events, database))
+            print(f"  {size:,} sessions: {runs[size][-1].rate:,.0f}/s", flush=True)
+    database.drop()
+    report_runs(runs, report)
+
+
+def report_runs(runs, report):
+    print_table("events a second: min / median / max", ["events/s", "WAL, bytes/event"],
+                [(f"{size:,} sessions", spread([run.rate for run in found], ",.0f"), spread([run.wal_bytes for run in found], ",.0f"))
+                 for size, found in runs.items()])
+    median = {size: {program: statistics.median(run.cpu_us[program] for run in found) for program in [*PROGRAMS, "sum"]}
+              for size, found in runs.items()}
+    print_table("CPU per event, µs (median)", [*PROGRAMS, "sum"],
+                [(f"{size:,} sessions", *(f"{us:,.0f}" for us in found.values())) for size, found in median.items()], width=10)
+    report.figures["sizes"] = {size: {"events_per_second": [run.rate for run in found], "cpu_us": median[size],
+                                      "wal_bytes": [run.wal_bytes for run in found]} for size, found in runs.items()}
+    first, *_, last = median
+    # The broker and the receiver know nothing of the tables.
+    cost = {size: found["worker"] + found["postgres"] for size, found in median.items()}
+    ratio = cost[last] / cost[first]
+    report.target(f"CPU of worker and Postgres with {last:,} sessions, of that with {first:,}", f"at most {ALLOWED:.0%}", f"{ratio:.0%}", ratio <= ALLOWED)
+    report.print_targets()
+
+
+def keep_one_of_each(bench, database):
+    """One session with its message and delivery, to copy."""
+    sink = Sink(bench, "answer")
+    finalizer = bench.new_finalizer(database)
+    endpoint = finalizer.ask("endpoints", "add", sink.url, "--owner", "all")
+    finalizer.command("ingest", ONE_EVENT)
+    for table in ("session", "message"):
+        database.rows(f"CREATE TABLE one_{table} AS TABLE {table}s")
+    database.rows("CREATE TABLE one_delivery AS TABLE deliveries; DELETE FROM deliveries")
+    # The measured ones have endpoints of their own.
+    finalizer.command("endpoints", "delete", endpoint["id"])
+    sink.process.kill()
+
+
+def fill(database, first, last):
+    names = [name for (name,) in database.rows(
+        "SELECT quote_ident(column_name) FROM information_schema.columns WHERE table_name = 'sessions' ORDER BY ordinal_position")]
+    copy = COPY | {"finalized_xid": f"(1 + number % {XIDS})::text::xid8"}
+    database.rows(FILL.format(
+        first=first, last=last, attempts=ATTEMPTS, session_id=copy["session_id"], finalized_at=copy["finalized_at"],
+        names=", ".join(names), values=", ".join(copy.get(name, f"one.{name}") for name in names)))
+
+
+def described(database):
+    tables = ("sessions", "messages", "deliveries", "attempts")
+    counts = ", ".join(f"{database.number(f'SELECT count(*) FROM {table}'):,} {table}" for table in tables)
+    return f"{counts}, {database.rows('SELECT pg_size_pretty(pg_database_size(current_database()))')[0][0]}"

@@ -1,0 +1,193 @@
+//! Erasing a session: everything of it goes in one transaction, and what stays is as much as it takes
+//! to know its events again. Its files lie elsewhere; the row remembers them until they are deleted.
+
+use uuid::Uuid;
+
+use super::StoreError;
+use super::transaction::{EgressKeys, SessionKeys};
+use crate::finalize::{JoinedEgress, Session};
+
+/// What is known of the session that is to be erased, to be locked and read.
+pub(super) fn session_keys(session_id: Uuid) -> SessionKeys {
+    SessionKeys { ids: [session_id].into(), ..SessionKeys::default() }
+}
+
+/// Its recordings, those among them that nobody has heard of yet.
+pub(super) fn egress_keys(session: &Session) -> EgressKeys {
+    EgressKeys {
+        ids: session.recording_egress_id.iter().cloned().collect(),
+        sessions: [session.session_id].into(),
+        ..EgressKeys::default()
+    }
+}
+
+/// The recording is this session's, or will be.
+pub(super) fn is_of(egress: &JoinedEgress, session: &Session) -> bool {
+    let named = egress.named_session_id == Some(session.session_id)
+        || session.recording_egress_id.as_ref() == Some(&egress.egress.egress_id);
+    egress.session_id.map_or(named, |joined| joined == session.session_id)
+}
+
+/// Digests one after the other.
+pub(super) fn digests(session: &Session) -> Vec<u8> {
+    let all = std::iter::once(&session.digest).chain(&session.superseded);
+    all.flatten().copied().collect()
+}
+
+/// Files as they are kept.
+pub(super) fn files_json(files: &[String]) -> String {
+    serde_json::to_string(files).expect("a list of strings is JSON")
+}
+
+/// Files as they were kept.
+pub(super) fn files(json: &str) -> Result<Vec<String>, StoreError> {
+    serde_json::from_str(json).map_err(|error| StoreError::Broken(error.into()))
+}
+
+pub(super) const ADD_ERASED_EGRESS: &str = "INSERT INTO erased_egresses (egress_id, session_id)
+    VALUES ($1, $2) ON CONFLICT DO NOTHING";
+
+pub(super) const DROP_EGRESS: &str = "DELETE FROM egresses WHERE egress_id = $1";
+
+pub(super) const FILES: &str = "SELECT files FROM erased_sessions WHERE session_id = $1";
+
+pub(super) const KEEP_FILES: &str = "UPDATE erased_sessions SET files = $2 WHERE session_id = $1";
+
+/// Pending deliveries first: nothing may go out whose bytes are gone. One that a process is just
+/// sending counts no more.
+pub(super) const CANCEL_DELIVERIES: &str = "UPDATE deliveries
+    SET state = 'cancelled', cause = 'session_erased', finished_at = $2, process_id = NULL
+    WHERE state = 'pending'
+      AND message_id IN (SELECT message_id FROM messages WHERE session_id = $1)";
+
+/// An open failure of a session that is gone can never be replayed.
+pub(super) const DROP_RAW: &str = "UPDATE failures
+    SET raw = $3, headers = NULL, raw_expired_at = COALESCE(raw_expired_at, $2),
+        closed_at = CASE state WHEN 'open' THEN $2 ELSE closed_at END,
+        closed_by = CASE state WHEN 'open' THEN 'erasure' ELSE closed_by END,
+        state = CASE state WHEN 'open' THEN 'discarded' ELSE state END
+    WHERE session_id = $1";
+
+/// What has no other arguments than the session.
+pub(super) const DROP_REST: [&str; 5] = [
+    "DELETE FROM sessions WHERE session_id = $1",
+    "DELETE FROM checkpoints WHERE session_id = $1",
+    "DELETE FROM finished_rooms WHERE session_id = $1",
+    "UPDATE attempts SET response_head = NULL, response_body = NULL
+    WHERE delivery_id IN (
+        SELECT delivery_id FROM deliveries
+        WHERE message_id IN (SELECT message_id FROM messages WHERE session_id = $1))",
+    "UPDATE messages SET thin = NULL, full_body = NULL WHERE session_id = $1",
+];
+
+/// What a store brings for erasing; both databases have the same statements. `ADD_ERASED` alone
+/// differs.
+macro_rules! impl_erase {
+    ($store:ty) => {
+        impl $store {
+            async fn erase_session(
+                &self,
+                session_id: Uuid,
+                place: &str,
+                now: DateTime<Utc>,
+            ) -> Result<Option<Vec<String>>, StoreError> {
+                let mut tx = Writing(self.begin().await?);
+                let keys = erase::session_keys(session_id);
+                let Some(session) = tx.sessions(&keys, WhenLocked::Wait).await?.pop() else {
+                    let files: Option<String> = query_scalar(erase::FILES)
+                        .bind(session_id)
+                        .fetch_optional(&mut *tx.0)
+                        .await
+                        .map_err(failed)?;
+                    return files.map(|json| erase::files(&json)).transpose();
+                };
+                let mut egresses = tx.egresses(&erase::egress_keys(&session)).await?;
+                egresses.retain(|egress| erase::is_of(egress, &session));
+                let files = recording_files(&session, &egresses, place);
+                query(ADD_ERASED)
+                    .bind(session_id)
+                    .bind(session.id)
+                    .bind(session.character_owner)
+                    .bind(erase::digests(&session))
+                    .bind(erase::files_json(&files))
+                    .bind(now)
+                    .execute(&mut *tx.0)
+                    .await
+                    .map_err(failed)?;
+                tx.erase_egresses(&session, &egresses).await?;
+                tx.erase_rest(session_id, now).await?;
+                Box::new(tx).commit().await?;
+                Ok(Some(files))
+            }
+
+            async fn keep_erased_files(
+                &self,
+                session_id: Uuid,
+                files: &[String],
+            ) -> Result<(), StoreError> {
+                query(erase::KEEP_FILES)
+                    .bind(session_id)
+                    .bind(erase::files_json(files))
+                    .execute(&self.writer)
+                    .await
+                    .map_err(failed)?;
+                Ok(())
+            }
+        }
+
+        impl Writing {
+            async fn erase_egresses(
+                &mut self,
+                session: &Session,
+                egresses: &[JoinedEgress],
+            ) -> Result<(), StoreError> {
+                let known = egresses.iter().map(|row| &row.egress.egress_id);
+                let all: Vec<&String> = known.chain(&session.recording_egress_id).collect();
+                for egress_id in all {
+                    query(erase::ADD_ERASED_EGRESS)
+                        .bind(egress_id)
+                        .bind(session.session_id)
+                        .execute(&mut *self.0)
+                        .await
+                        .map_err(failed)?;
+                    query(erase::DROP_EGRESS)
+                        .bind(egress_id)
+                        .execute(&mut *self.0)
+                        .await
+                        .map_err(failed)?;
+                }
+                Ok(())
+            }
+
+            async fn erase_rest(
+                &mut self,
+                session_id: Uuid,
+                now: DateTime<Utc>,
+            ) -> Result<(), StoreError> {
+                query(erase::CANCEL_DELIVERIES)
+                    .bind(session_id)
+                    .bind(now)
+                    .execute(&mut *self.0)
+                    .await
+                    .map_err(failed)?;
+                for statement in erase::DROP_REST {
+                    query(statement)
+                        .bind(session_id)
+                        .execute(&mut *self.0)
+                        .await
+                        .map_err(failed)?;
+                }
+                query(erase::DROP_RAW)
+                    .bind(session_id)
+                    .bind(now)
+                    .bind(Vec::<u8>::new())
+                    .execute(&mut *self.0)
+                    .await
+                    .map_err(failed)?;
+                Ok(())
+            }
+        }
+    };
+}
+
+pub(super) use impl_erase;
