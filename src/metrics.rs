@@ -48,6 +48,9 @@ macro_rules! label {
     };
 }
 
+/// How long requests took, by route and class of status.
+type Requests = Family<[(&'static str, String); 2], Histogram, fn() -> Histogram>;
+
 label! {
     /// Where an event came from.
     Source {
@@ -212,7 +215,7 @@ pub struct Metrics {
     /// Looks for recordings' files, by what came of them.
     pub looks: Each<Look, Histogram>,
     /// Requests to the API, by route and class of status.
-    pub requests: Family<[(&'static str, String); 2], Histogram, fn() -> Histogram>,
+    pub requests: Requests,
     /// What is read only when somebody asks.
     pub asked: AskedMetrics,
 }

@@ -84,7 +84,8 @@ struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
 struct Turn<'a> {
     role: &'a str,
     text: Cow<'a, str>,
-    turn_index: usize,
+    #[serde(rename = "turn_index")]
+    index: usize,
     ts: f64,
 }
 
@@ -151,7 +152,7 @@ impl Ended<'_> {
             is_spoken.then(|| (&**role, item.text(), item.created_at - start))
         });
         let numbered = spoken.enumerate();
-        numbered.map(|(turn_index, (role, text, ts))| Turn { role, text, turn_index, ts }).collect()
+        numbered.map(|(index, (role, text, ts))| Turn { role, text, index, ts }).collect()
     }
 
     fn body(&self, turn_count: usize, now: DateTime<Utc>) -> serde_json::Result<String> {

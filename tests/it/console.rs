@@ -427,6 +427,17 @@ async fn assert_harmless(visit: &Visit, page: &str) {
     assert_fits(browser, page).await;
 }
 
+/// Bytes that become failures.
+fn hostile_raws() -> Vec<Bytes> {
+    let texts = CORPUS.iter().map(|text| Bytes::from_static(text.as_bytes()));
+    let nested = json!({
+        "type": CORPUS[0], "event_id": CORPUS[1], "session_id": CORPUS[5],
+        CORPUS[2]: [{CORPUS[3]: {}}, []],
+    });
+    let binary = b"{\"type\": \"\xff\xfe\x00<script>window.broken=1</script>\"}";
+    texts.chain([Bytes::from_static(binary), nested.to_string().into()]).collect()
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_others_wrote_is_shown_as_text_and_does_nothing() {
     let visit = Visit::start().await;
@@ -439,11 +450,7 @@ async fn what_others_wrote_is_shown_as_text_and_does_nothing() {
     assert_eq!((status, &answers[0]["status"]), (StatusCode::OK, &json!("finalized")), "{answers}");
     let session: uuid::Uuid = answers[0]["session_id"].as_str().unwrap().parse().unwrap();
     let (_, stored) = caller.session(session).await;
-    let mut raws: Vec<Bytes> =
-        CORPUS.iter().map(|text| Bytes::from_static(text.as_bytes())).collect();
-    raws.push(Bytes::from_static(b"{\"type\": \"\xff\xfe\x00<script>window.broken=1</script>\"}"));
-    raws.push(json!({"type": CORPUS[0], "event_id": CORPUS[1], "session_id": CORPUS[5], CORPUS[2]: [{CORPUS[3]: {}}, []]}).to_string().into());
-    for raw in raws {
+    for raw in hostile_raws() {
         caller.send_event(raw).await;
     }
     let mut delivery = None;
@@ -492,9 +499,8 @@ async fn what_others_wrote_is_shown_as_text_and_does_nothing() {
     for text in [CORPUS[0], CORPUS[1], CORPUS[20]] {
         assert!(said.as_str().unwrap().contains(text), "{said}");
     }
-    let from_elsewhere = |seen: &&crate::harness::browser::Seen| seen.url.contains("evil.example");
     let seen = browser.seen().await;
-    assert!(!seen.iter().any(|seen| from_elsewhere(&seen)), "{seen:?}");
+    assert!(!seen.iter().any(|seen| seen.url.contains("evil.example")), "{seen:?}");
     visit.stop().await;
 }
 

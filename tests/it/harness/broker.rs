@@ -20,7 +20,7 @@ pub(crate) const QUEUE: &str = "finalizer.events";
 pub(crate) const DEAD_QUEUE: &str = "finalizer.events.dead";
 
 /// Virtual hosts, made at once: asking the broker to make one takes it a second of start-up.
-const HOSTS: usize = 32;
+const HOSTS: usize = 48;
 static MADE: OnceCell<String> = OnceCell::const_new();
 static TAKEN: AtomicUsize = AtomicUsize::new(0);
 
