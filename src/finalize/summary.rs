@@ -146,8 +146,8 @@ pub struct SessionData<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Vec<Line>)]
     transcript: Option<Transcript<'a>>,
-    /// The transcript, a line for each turn.
-    #[schema(value_type = String)]
+    /// The transcript, a line for each turn. Null in brief lists.
+    #[schema(value_type = Option<String>)]
     transcript_text: Option<&'a str>,
     /// When the session began.
     created_at: Second,
