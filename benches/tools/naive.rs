@@ -7,12 +7,11 @@
 
 use std::time::Duration;
 
-use anyhow::Context;
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use finalizer::clock::{SystemClock, new_id};
 use futures_util::TryStreamExt;
-use http_body_util::{BodyExt, Full};
+use http_body_util::Full;
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
@@ -27,6 +26,7 @@ use standardwebhooks::Webhook;
 use uuid::Uuid;
 
 use super::Arguments;
+use super::plain::send;
 
 const AT_ONCE: usize = 32;
 const CLAIM: i64 = 100;
@@ -176,7 +176,7 @@ fn body(session_id: Uuid, tenant_id: &str, turn_count: usize, now: DateTime<Utc>
 
 async fn deliver(webhook_url: &str, pool: &PgPool) -> anyhow::Result<()> {
     let client = Client::builder(TokioExecutor::new()).build_http();
-    let webhook = Webhook::new(SECRET)?;
+    let (webhook, url) = (Webhook::new(SECRET)?, webhook_url.parse()?);
     loop {
         let now = SystemClock::machine_now();
         let claimed: Vec<(Uuid, String)> = sqlx::query_as(CLAIM_DELIVERIES)
@@ -189,7 +189,7 @@ async fn deliver(webhook_url: &str, pool: &PgPool) -> anyhow::Result<()> {
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
         let posts = futures_util::stream::iter(claimed.into_iter().map(Ok));
-        let post = |(id, body)| post(&client, &webhook, webhook_url, pool, id, body);
+        let post = |(id, body)| post(&client, &webhook, &url, pool, id, body);
         posts.try_for_each_concurrent(AT_ONCE, post).await?;
     }
 }
@@ -197,22 +197,14 @@ async fn deliver(webhook_url: &str, pool: &PgPool) -> anyhow::Result<()> {
 async fn post(
     client: &Client<HttpConnector, Full<Bytes>>,
     webhook: &Webhook,
-    url: &str,
+    url: &http::Uri,
     pool: &PgPool,
     delivery_id: Uuid,
     body: String,
 ) -> anyhow::Result<()> {
     let (id, timestamp) = (delivery_id.to_string(), SystemClock::machine_now().timestamp());
     let signature = webhook.sign(&id, timestamp, body.as_bytes())?;
-    let request = http::Request::post(url)
-        .header("content-type", "application/json")
-        .header("webhook-id", id)
-        .header("webhook-timestamp", timestamp)
-        .header("webhook-signature", signature)
-        .body(Full::from(body))?;
-    let response = client.request(request).await?;
-    let is_success = response.status().is_success();
-    response.into_body().collect().await.context("the answer's body")?;
+    let is_success = send(client, url, [id, timestamp.to_string(), signature], body).await?;
     if is_success {
         sqlx::query(MARK_DELIVERED).bind(delivery_id).execute(pool).await?;
     }

@@ -222,6 +222,16 @@ pub(crate) async fn post(
 ) -> anyhow::Result<bool> {
     let (id, timestamp) = (session_id.to_string(), now.timestamp().to_string());
     let signature = sign(&id, &timestamp, body.as_bytes());
+    send(client, url, [id, timestamp, signature], body).await
+}
+
+/// Sends a webhook with its id, timestamp and signature; whether it was taken.
+pub(crate) async fn send(
+    client: &Client<HttpConnector, Full<Bytes>>,
+    url: &http::Uri,
+    [id, timestamp, signature]: [String; 3],
+    body: String,
+) -> anyhow::Result<bool> {
     let request = http::Request::post(url)
         .header("content-type", "application/json")
         .header("webhook-id", id)

@@ -49,8 +49,8 @@ async fn serve_within(
                     serve_connection(stream, router.clone(), header_timeout, &connections);
                 }
                 Err(error) => {
-                    // Out of file descriptors, most likely: let connections end first.
                     tracing::warn!(%error, "a connection was not accepted");
+                    // Out of file descriptors, most likely: let connections end first.
                     tokio::time::sleep(Duration::from_secs(1)).await;
                 }
             }

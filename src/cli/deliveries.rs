@@ -284,6 +284,7 @@ async fn watch(store: &SharedStore, mut job: Redelivery) -> Result<Redelivery, S
     bar.set_style(style.map_err(anyhow::Error::from)?);
     let mut moved_at = Instant::now();
     while job.state == RedeliveryState::Running && moved_at.elapsed() < PATIENCE {
+        // The servers do the work; here it is only watched.
         sleep(LOOK_EVERY).await;
         let known = store.redelivery(job.redelivery_id).await?;
         let known = known.ok_or_else(|| anyhow::anyhow!("the redelivery is gone"))?;

@@ -95,6 +95,7 @@ impl Carrier {
                     return (self.office.desk.lively_process() == Some(job.owed.process_id))
                         .then_some(found);
                 }
+                // The database is away: the time to post may not be over when it is back.
                 Err(_) => sleep(ASK_AGAIN).await,
             }
         }

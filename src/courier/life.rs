@@ -56,6 +56,7 @@ impl Heart {
                 Ok(life) => return life,
                 Err(error) => tracing::warn!("webhooks wait for the database: {error}"),
             }
+            // The database is away.
             sleep(backoff.next(clock::chance())).await;
         }
     }
@@ -73,6 +74,7 @@ impl Heart {
     /// Returns when the id is lost.
     async fn keep(&self, mut life: Life) {
         loop {
+            // A life lasts longer; more often than needed nobody asks.
             sleep(RENEW_EVERY).await;
             match timeout_at(life.until, self.renew(life.process)).await {
                 Ok(Some(until)) => life.until = until,
@@ -91,6 +93,7 @@ impl Heart {
                 Ok(is_alive) => return is_alive.then_some(until),
                 Err(error) => tracing::warn!("the database does not hear this process: {error}"),
             }
+            // The database is away.
             sleep(backoff.next(clock::chance())).await;
         }
     }

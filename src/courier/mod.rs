@@ -195,6 +195,7 @@ impl Office {
 /// Waits until the time for attempts in flight at the shutdown is over.
 async fn overdue(shutdown: CancellationToken, grace: Duration) {
     shutdown.cancelled().await;
+    // This is the time that they have.
     sleep(grace).await;
     tracing::warn!("attempts in flight were cut off: those webhooks go out again");
 }

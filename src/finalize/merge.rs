@@ -234,8 +234,8 @@ pub fn plan(snapshot: Snapshot<'_>, events: &[Prepared]) -> Plan {
 }
 
 impl Prepared {
-    /// The session that the event names, whatever is to become of the event.
-    fn session_id(&self) -> Option<Uuid> {
+    /// The session that the event is about, if it says, whatever is to become of the event.
+    pub fn session_id(&self) -> Option<Uuid> {
         match &self.change {
             Ok(
                 Change::Started(session)

@@ -10,13 +10,12 @@ use futures_util::FutureExt as _;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
-use uuid::Uuid;
 
 use super::count::count;
 use super::{Disposition, IntakeDied, IntakeParts, Patience, Ticket};
 use crate::backoff::Backoff;
 use crate::event::{FailureCode, Rejection};
-use crate::finalize::{Change, Outcome, Prepared};
+use crate::finalize::{Outcome, Prepared};
 use crate::metrics::Work;
 use crate::spans::{Doing, Span};
 use crate::store::{Batch, StoreError, Terms};
@@ -137,8 +136,8 @@ impl Drop for Held {
 impl Taker {
     /// Takes a batch, whatever it takes. A batch that the database refuses, or that makes the
     /// program panic, is halved until the bad event stands alone, and that one becomes a failure.
-    /// An event that is not taken in time waits until the rest is taken, and then no longer has a turn that
-    /// others need.
+    /// An event that is not taken in time waits until the rest is taken, and then no longer has a
+    /// turn that others need.
     async fn take(&self, batch: Vec<Ticket>, turn: OwnedSemaphorePermit) {
         let mut open = vec![Part::new(batch)];
         let (mut backoff, mut held) = (Backoff::default(), None);
@@ -214,8 +213,9 @@ impl Taker {
         patient
     }
 
-    /// Puts back what was not taken; what was not taken in time as less at a time: a slow network, or many others at the same
-    /// sessions, leave time for less. One event by itself comes after all others.
+    /// Puts back what was not taken; what was not taken in time, as less at a time: a slow network,
+    /// or many others at the same sessions, leave time for less. One event by itself comes after
+    /// all others.
     fn put_back(
         &self,
         open: &mut Vec<Part>,
@@ -337,7 +337,7 @@ fn answer(prepared: Vec<Prepared>, callers: Vec<Caller>, outcomes: Vec<Outcome>)
 fn span(prepared: &[Prepared], began_at: DateTime<Utc>, ended_at: DateTime<Utc>) {
     for event in prepared.iter().filter(|event| event.trace.is_some()) {
         Span::begin(Doing::TakeEvent, event.trace, began_at).end(ended_at, true, || {
-            let session_id = session_of(event).map(|id| ("session.id", id.to_string()));
+            let session_id = event.session_id().map(|id| ("session.id", id.to_string()));
             let event_type = event.event_type.map(|name| ("event.type", name.to_owned()));
             session_id.into_iter().chain(event_type).collect()
         });
@@ -357,24 +357,6 @@ fn is_the_event(prepared: &[Prepared], lateness: Option<Lateness>) -> bool {
     !is_bare(prepared) && lateness.is_some_and(|lateness| lateness.times >= LATE_AT_MOST)
 }
 
-/// The session that an event is about, if it says.
-pub(super) fn session_of(event: &Prepared) -> Option<Uuid> {
-    match &event.change {
-        Ok(
-            Change::Started(session)
-            | Change::Checkpoint { so_far: session, .. }
-            | Change::Ended(session)
-            | Change::Superseding(session),
-        ) => Some(session.session_id),
-        Ok(Change::Recording { session_id, .. }) => *session_id,
-        Ok(Change::Room(room)) => room.session_id,
-        Ok(Change::Swept { session_id, .. } | Change::Silent { session_id, .. }) => {
-            Some(*session_id)
-        }
-        Err(rejection) => rejection.session_id,
-    }
-}
-
 /// Two halves of a batch that cannot be taken, the first on top; or the one event that cannot, as
 /// a failure.
 fn halved(
@@ -383,7 +365,7 @@ fn halved(
     rejection: &Rejection,
 ) -> Vec<Part> {
     if let [event] = &mut prepared[..] {
-        let (session_id, event_type) = (session_of(event), event.event_type.map(str::to_owned));
+        let (session_id, event_type) = (event.session_id(), event.event_type.map(str::to_owned));
         event.change = Err(Rejection { session_id, event_type, ..rejection.clone() });
         event.event_id = None;
     }

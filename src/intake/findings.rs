@@ -9,7 +9,6 @@ use chrono::{DateTime, Utc};
 use futures_util::FutureExt as _;
 
 use super::NoDesk;
-use super::batch::session_of;
 use crate::clock::{Clock, new_id};
 use crate::finalize::{Change, Outcome, Prepared};
 use crate::store::{Batch, SharedStore, StoreError, Terms};
@@ -57,7 +56,7 @@ impl Findings {
                         Ok(one) => told += one,
                         Err(error @ StoreError::Transient(_)) => return Err(error),
                         Err(error) => tracing::error!(
-                            session.id = session_of(finding).map(tracing::field::display),
+                            session.id = finding.session_id().map(tracing::field::display),
                             "what a sweep found out cannot be kept: {error}"
                         ),
                     }

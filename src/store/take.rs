@@ -63,7 +63,9 @@ pub(super) async fn try_out(
 ) -> Result<Tried, StoreError> {
     let events = std::slice::from_ref(event);
     let mut keys = session_keys(events);
-    let Loaded { sessions, egresses, checkpoints, rooms } = load(tx, events, &mut keys).await?;
+    let later = WhenLocked::Wait;
+    let Loaded { sessions, egresses, checkpoints, rooms } =
+        load(tx, events, &mut keys, later).await?;
     let stored = session_of(event).and_then(|session| sessions.get(&session.session_id)).cloned();
     let unknown = session_ids(events).filter(|id| !sessions.contains_key(id)).count();
     let erased = tx.erased(&Erased::candidates(events)).await?;
@@ -123,8 +125,8 @@ where
     Err(StoreError::Transient(anyhow::anyhow!("other workers were first {MAX_RACES} times")))
 }
 
-/// SQLSTATE class 40: the transaction was the victim of a deadlock, and may go through at once. 55P03: it
-/// did not wait for a lock, and knows now which ones to wait for in their order.
+/// SQLSTATE class 40: the transaction was the victim of a deadlock, and may go through at once.
+/// 55P03: it did not wait for a lock, and knows now which ones to wait for in their order.
 fn is_race(error: &StoreError) -> bool {
     let StoreError::Transient(error) = error else { return false };
     let code = error
@@ -134,8 +136,7 @@ fn is_race(error: &StoreError) -> bool {
     code.is_some_and(|code| code.len() == 5 && code.starts_with("40") || code == "55P03")
 }
 
-/// Takes a batch in one transaction; the one event of a replay together with its end. What it names and
-/// was `erased` is known from the time before, if there was one.
+/// Takes a batch in one transaction; the one event of a replay together with its end.
 async fn take_once(
     mut tx: Box<dyn Transaction + '_>,
     installation: Uuid,
@@ -144,7 +145,8 @@ async fn take_once(
     Known { keys, erased }: &mut Known,
 ) -> Result<Once, StoreError> {
     let Batch { terms, events } = batch;
-    let Loaded { sessions, egresses, checkpoints, rooms } = load(tx.as_mut(), events, keys).await?;
+    let Loaded { sessions, egresses, checkpoints, rooms } =
+        load(tx.as_mut(), events, keys, WhenLocked::Fail).await?;
     let endpoints = tx.endpoints(&owners(events, &sessions)).await?;
     let unknown = session_ids(events).filter(|id| !sessions.contains_key(id)).count();
     let numbers = if unknown == 0 { Vec::new() } else { tx.numbers(unknown).await? };
@@ -223,12 +225,14 @@ struct Loaded {
 }
 
 /// Reads everything the batch may touch: its sessions and recordings, what may belong to them,
-/// and everything else of the sessions found. Begins with the sessions by `known`, waiting for those that are
-/// locked, and adds to it by what else it looked: if one of those is locked, the next try begins with all.
+/// and everything else of the sessions found. Begins with the sessions by `known`, waiting for those
+/// that are locked, and adds to it by what else it looked. If one of those is locked, it does as
+/// `later` says: whoever fails begins the next try with all of them.
 async fn load(
     tx: &mut dyn Transaction,
     events: &[Prepared],
     known: &mut SessionKeys,
+    later: WhenLocked,
 ) -> Result<Loaded, StoreError> {
     let mut loaded = Loaded::default();
     let mut session_keys = known.clone();
@@ -247,7 +251,7 @@ async fn load(
                 sessions.insert(session.session_id, session);
             }
             asked.append(&mut session_keys.ids);
-            (session_keys, locked) = (SessionKeys::default(), WhenLocked::Fail);
+            (session_keys, locked) = (SessionKeys::default(), later);
         }
         if !egress_keys.is_empty() {
             for row in tx.egresses(&egress_keys).await? {

@@ -8,7 +8,7 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use finalizer::clock::{Clock, SystemClock};
 use finalizer::event::FailureCode;
-use finalizer::finalize::PriceBook;
+use finalizer::finalize::{Outcome, PriceBook};
 use finalizer::intake::amqp::{self, AmqpSettings, BrokerError};
 use finalizer::intake::{
     Desk, Disposition, Intake, IntakeParts, NoDesk, Patience, RawEvent, Replayer, Ticket,
@@ -26,7 +26,8 @@ use crate::harness::proxy::Proxy;
 use crate::harness::receiver::{Receiver, Told};
 use crate::harness::service::Site;
 use crate::harness::{
-    TestDesk, bytes_of, ended, endpoint, fresh_id, noon, postgres, sqlite, started, until,
+    TestDesk, bytes_of, ended, endpoint, fresh_id, noon, postgres, prepared, recording, sqlite,
+    started, terms, until,
 };
 
 /// A site whose processes reach Postgres through a network that can fail.
@@ -210,6 +211,44 @@ async fn an_event_whose_session_stays_locked_holds_nobody_up_and_becomes_a_failu
     let replayed = site.run(&["failures", "replay", &failures[0].failure_id.to_string()]);
     assert!(replayed.status.success(), "{}", String::from_utf8_lossy(&replayed.stderr));
     assert_eq!(site.finalized(&[session_id]).await, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_locked_session_that_only_its_recording_leads_to_is_waited_for() {
+    let test = Arc::new(postgres().await);
+    let session_id = fresh_id();
+    // Without a room and an id nothing in the second report tells of the session.
+    let report = |status| {
+        let mut report = recording(session_id, "EG_late", status);
+        report["egress"].as_object_mut().unwrap().remove("roomName");
+        report
+    };
+    let mut first = report("EGRESS_ACTIVE");
+    first["session_id"] = json!(session_id);
+    test.take(&[started(session_id), first]).await;
+    let mut watching = sqlx::PgConnection::connect(&test.url).await.unwrap();
+    let mut locking = sqlx::PgConnection::connect(&test.url).await.unwrap();
+    let mut locked = locking.begin().await.unwrap();
+    let lock = "SELECT 1 FROM sessions WHERE session_id = $1 FOR UPDATE";
+    sqlx::query(lock).bind(session_id).execute(&mut *locked).await.unwrap();
+
+    let (one, other) = (Arc::clone(&test), Arc::clone(&test));
+    let second = report("EGRESS_COMPLETE");
+    let trial = prepared(&second);
+    let taking = tokio::spawn(async move { one.take(&[second]).await.outcomes });
+    let trying = tokio::spawn(async move {
+        let desk = TestDesk::closed();
+        other.store.try_out(terms(&desk, noon()), &trial).await.map(|tried| tried.outcome)
+    });
+    until("both wait for the lock", async || {
+        let waiting = "SELECT count(*) FROM pg_stat_activity
+            WHERE datname = current_database() AND wait_event_type = 'Lock'";
+        sqlx::query_scalar::<_, i64>(waiting).fetch_one(&mut watching).await.unwrap() == 2
+    })
+    .await;
+    locked.rollback().await.unwrap();
+    assert_eq!(taking.await.unwrap(), [Outcome::Accepted(Some(session_id))]);
+    trying.await.unwrap().unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]

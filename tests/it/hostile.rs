@@ -20,7 +20,8 @@ use crate::harness::{
 
 on_both_stores![receivers_that_do_not_behave_cost_the_others_nothing];
 
-/// So few that a machine busy with other tests tells the healthy one of all before an attempt that hangs can have ended.
+/// So few that a machine busy with other tests tells the healthy one of all before an attempt that
+/// hangs can have ended.
 const SESSIONS: usize = 60;
 /// Of those who hang, so many attempts are waited for: some that hung side by side. All of them would
 /// take more than a minute.

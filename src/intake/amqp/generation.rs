@@ -31,6 +31,9 @@ const DEAD_PREFETCH: u16 = 10;
 /// A dead letter that takes longer holds up the next ones no more.
 const TRY_WITHIN: Duration = Duration::from_mins(1);
 
+/// What is in hand at the end is waited for as long as the database may take for a batch.
+const FINISH_WITHIN: Duration = Duration::from_secs(10);
+
 /// Consumes until something goes wrong, or until `shutdown`: then stops consuming, waits for what
 /// is in hand, acknowledges it and closes.
 pub(super) async fn run(
@@ -265,6 +268,8 @@ impl Lane {
         {
             self.note(tag, &disposition);
         }
+        // Not only what is acknowledged is done: one event may keep back the tags behind it.
+        self.note_in_hand(true);
     }
 
     fn note(&mut self, tag: u64, disposition: &Disposition) {
@@ -294,7 +299,7 @@ impl Lane {
     async fn finish(&mut self) -> Result<(), BrokerError> {
         let tag = self.consumer.tag();
         answered(self.channel.basic_cancel(tag, BasicCancelOptions::default())).await?;
-        let deadline = tokio::time::Instant::now() + super::ANSWER_WITHIN;
+        let deadline = Instant::now() + FINISH_WITHIN;
         while !self.ledger.is_empty() {
             match tokio::time::timeout_at(deadline, self.answered.recv()).await {
                 Ok(Some((_, Disposition::Retry)) | None) | Err(_) => break,

@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
-use super::batch::{panicked, session_of, store_rejected};
+use super::batch::{panicked, store_rejected};
 use super::count::count_one;
 use super::{IntakeParts, RawEvent, prepare};
 use crate::backoff::Backoff;
@@ -341,7 +341,7 @@ fn found_in(event: &Prepared, tried: &Tried) -> Vec<Difference> {
 
 /// The rejection with what is known of the event.
 fn about(event: &Prepared, rejection: Rejection) -> Rejection {
-    let session_id = session_of(event);
+    let session_id = event.session_id();
     Rejection { session_id, event_type: event.event_type.map(str::to_owned), ..rejection }
 }
 
