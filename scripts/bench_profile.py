@@ -17,12 +17,13 @@ ORDER BY total_exec_time + total_plan_time DESC LIMIT 15"""
 def report_profile(lab, programs, options, report):
     if shutil.which("perf") is None:
         raise Failed("perf is not installed: apt-get install linux-perf")
-    settings = lab.new_database("settings")
-    settings.rows("ALTER SYSTEM SET shared_preload_libraries = 'pg_stat_statements'")
-    settings.rows("ALTER SYSTEM SET pg_stat_statements.track_planning = on")
-    settings.close()
+    lab.new_database("settings").rows("ALTER SYSTEM SET shared_preload_libraries = 'pg_stat_statements'")
     lab.servers("restart-postgres")
     lab.read_urls()
+    # Known only once the library is there.
+    settings = lab.new_database("more_settings")
+    settings.rows("ALTER SYSTEM SET pg_stat_statements.track_planning = on")
+    settings.rows("SELECT pg_reload_conf()")
     worker = options.only or FINALIZER
     run, statements, profile = profiled(Bench(lab, programs), worker, options.events)
     print(f"{worker}: {run.rate:,.0f}/s while it is watched")

@@ -218,15 +218,20 @@ pub struct SweepSettings {
     pub recording_deadline: Duration,
 }
 
-/// How long failures keep what they hold.
+/// How long what is not kept for ever is kept.
 #[derive(Debug, Clone, Args)]
-#[command(next_help_heading = "Events")]
+#[command(next_help_heading = "Retention")]
 pub struct RetentionSettings {
     /// The bytes of an event that could not be finalized are kept for so long after it was last
     /// seen; what is told of it stays
     #[arg(long, env = "FINALIZER_FAILURE_RETENTION", value_name = "DURATION")]
     #[arg(default_value = "30d", value_parser = parse_duration)]
     pub failure_retention: Duration,
+    /// Webhooks are forgotten so long after the last of their deliveries ended: the deliveries, their
+    /// attempts, and what was sent; that they were told stays. They can no longer be sent again
+    #[arg(long, env = "FINALIZER_DELIVERY_RETENTION", value_name = "DURATION")]
+    #[arg(default_value = "90d", value_parser = parse_duration)]
+    pub delivery_retention: Duration,
 }
 
 /// The installation's key, which seals endpoints' secrets in the database.

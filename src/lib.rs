@@ -12,6 +12,7 @@
 //! - [`intake`]: events in, from `RabbitMQ`, HTTP and files, taken in batches
 //! - [`courier`]: webhooks out
 //! - [`recordings`]: where recordings lie: S3 or a folder
+//! - [`retention`]: what is not kept for ever
 //! - [`api`]: what customers read
 //! - [`cli`]: the commands
 //!
@@ -31,6 +32,7 @@ pub mod health;
 pub mod intake;
 pub mod metrics;
 pub mod recordings;
+pub mod retention;
 pub mod secrets;
 pub mod shutdown;
 mod spans;

@@ -99,13 +99,13 @@ impl IngestCommand {
             let prepared = intake.prepare(event);
             let answers = answers.clone();
             intake.submit(Ticket { prepared, patience: Patience::Wait, token, answers }).await;
-            while let Ok((token, disposition)) = answered.try_recv() {
-                tally.count(bar, &sources.remove(&token).unwrap_or_default(), &disposition);
+            while let Ok(answers) = answered.try_recv() {
+                tally.count_all(bar, &mut sources, answers);
             }
         }
         drop(answers);
-        while let Some((token, disposition)) = answered.recv().await {
-            tally.count(bar, &sources.remove(&token).unwrap_or_default(), &disposition);
+        while let Some(answers) = answered.recv().await {
+            tally.count_all(bar, &mut sources, answers);
         }
         Ok(tally)
     }
@@ -171,6 +171,17 @@ impl IngestCommand {
 }
 
 impl Tally {
+    fn count_all(
+        &mut self,
+        bar: &ProgressBar,
+        sources: &mut HashMap<u64, Arc<str>>,
+        answers: Vec<(u64, Disposition)>,
+    ) {
+        for (token, disposition) in answers {
+            self.count(bar, &sources.remove(&token).unwrap_or_default(), &disposition);
+        }
+    }
+
     fn count(&mut self, bar: &ProgressBar, source: &str, disposition: &Disposition) {
         match disposition {
             Disposition::Done { is_finalized: true, .. } => self.finalized += 1,

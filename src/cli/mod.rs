@@ -11,6 +11,7 @@ mod keys;
 mod migrate;
 mod open;
 mod output;
+mod prune;
 mod publish;
 mod reprice;
 mod run;
@@ -69,6 +70,8 @@ enum Command {
     /// Keys to the API
     #[command(subcommand)]
     Keys(keys::KeysCommand),
+    /// Forget what is older than it is to be kept, as servers do in time
+    Prune(prune::PruneCommand),
     /// Bring the database to this release's layout
     Migrate(migrate::MigrateCommand),
     /// Can store, broker and recordings be reached and used?
@@ -233,6 +236,7 @@ impl Command {
             Self::Endpoints(command) => command.perform().await,
             Self::Deliveries(command) => command.perform().await,
             Self::Keys(command) => command.perform().await,
+            Self::Prune(command) => command.perform().await,
             Self::Migrate(command) => command.perform().await,
             Self::Check(command) => command.perform().await,
             Self::Schema(command) => command.perform(),

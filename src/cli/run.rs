@@ -24,11 +24,12 @@ use crate::finalize::PriceBook;
 use crate::health::Health;
 use crate::intake::amqp::{self, AmqpSettings, HOLD_AT_MOST};
 use crate::intake::{
-    self, Intake, IntakeDied, IntakeParts, IntakeWatch, NoDesk, Replayer, Retention, SilenceParts,
+    self, Intake, IntakeDied, IntakeParts, IntakeWatch, NoDesk, Replayer, SilenceParts,
     SilenceSweep, WatchParts,
 };
 use crate::metrics::Metrics;
 use crate::recordings::{Places, PlacesSettings, Sweep, SweepParts};
+use crate::retention::Retention;
 use crate::secrets::Keyring;
 use crate::shutdown::{self, Tasks};
 use crate::spans::{self, Export};
@@ -414,7 +415,7 @@ impl Parts<'_> {
         intake
     }
 
-    /// Replays failures beside the intake, in its way, and drops the bytes of old ones. It keeps the
+    /// Replays failures beside the intake, in its way, and forgets what is old. It keeps the
     /// courier going as whoever brings events does, until what is under way has ended.
     fn start_replayer(&mut self, (intake, bringing): (&Intake, Bringing)) -> Replayer {
         let replayer = Replayer::new(intake.parts().clone(), self.shutdown.clone());
@@ -427,10 +428,11 @@ impl Parts<'_> {
         let retention = Retention {
             store: Arc::clone(&self.store),
             clock: self.clock.clone(),
-            keep_for: self.settings.retention.failure_retention,
+            failures: self.settings.retention.failure_retention,
+            deliveries: self.settings.retention.delivery_retention,
         };
         let shutdown = self.shutdown.clone();
-        self.tasks.spawn("retention of failures", async move {
+        self.tasks.spawn("retention", async move {
             retention.run(shutdown).await;
             Ok::<_, Infallible>(())
         });

@@ -16,6 +16,10 @@ use crate::webhook::RateLimit;
 
 /// Deliveries to one endpoint that intake may hand over.
 const HANDED_PER_ENDPOINT: usize = 256;
+/// The same while little is held in all: what finds no room here costs the database more.
+const HANDED_WHILE_QUIET: usize = 512;
+/// So much is little.
+const QUIET: usize = 4096;
 /// Deliveries in all.
 const HELD_IN_ALL: usize = 20_000;
 /// Bytes of their bodies; a body that several deliveries share counts several times.
@@ -339,7 +343,9 @@ impl HandOff for Desk {
         let process = state.lively_process()?;
         let is_paused = state.paused.get(&endpoint_id).is_some_and(|until| *until > now);
         let handed = state.held.get(&endpoint_id).map_or(0, |held| held.handed);
-        let is_full = handed >= state.share(endpoint_id, owner, HANDED_PER_ENDPOINT);
+        let is_quiet = state.all.deliveries < QUIET;
+        let most = if is_quiet { HANDED_WHILE_QUIET } else { HANDED_PER_ENDPOINT };
+        let is_full = handed >= state.share(endpoint_id, owner, most);
         if is_full && !state.is_closed && !is_paused {
             self.missed.notify_one();
         }
@@ -447,15 +453,32 @@ mod tests {
     }
 
     #[test]
-    fn one_endpoint_takes_256_and_cancelling_gives_room_back() {
+    fn one_endpoint_takes_its_part_and_cancelling_gives_room_back() {
         let desk = desk();
         desk.live(alive(10));
-        (0..256).for_each(|_| assert!(desk.reserve(endpoint(7), Some(1)).is_some()));
+        (0..HANDED_WHILE_QUIET).for_each(|_| assert!(desk.reserve(endpoint(7), Some(1)).is_some()));
         assert_eq!(desk.reserve(endpoint(7), Some(1)), None);
         assert!(desk.reserve(endpoint(8), Some(1)).is_some());
         desk.cancel(endpoint(7));
         assert!(desk.reserve(endpoint(7), Some(1)).is_some());
         assert_eq!(desk.reserve(endpoint(7), Some(1)), None);
+    }
+
+    #[test]
+    fn while_much_is_held_an_endpoint_takes_less() {
+        let desk = desk();
+        desk.live(alive(10));
+        let mut others = 0;
+        for number in 100.. {
+            if others >= QUIET {
+                break;
+            }
+            let owner = i64::try_from(number).ok();
+            let taken = (0..512).filter(|_| desk.reserve(endpoint(number), owner).is_some());
+            others += taken.count();
+        }
+        let taken = (0..600).filter(|_| desk.reserve(endpoint(7), Some(1)).is_some());
+        assert_eq!(taken.count(), HANDED_PER_ENDPOINT);
     }
 
     #[test]
@@ -465,7 +488,9 @@ mod tests {
         let of = |number: u128| (endpoint(number), i64::try_from(number / 50).ok());
         let mut reserved = 0;
         for (endpoint, owner) in (0..2000).map(of) {
-            reserved += (0..256).filter(|_| desk.reserve(endpoint, owner).is_some()).count();
+            reserved += (0..HANDED_PER_ENDPOINT)
+                .filter(|_| desk.reserve(endpoint, owner).is_some())
+                .count();
         }
         assert!((19_900..=20_000).contains(&reserved), "{reserved}");
         assert_eq!(desk.slots(&[due(9999)]), Slots { free: vec![], is_any_full: true });
@@ -480,8 +505,10 @@ mod tests {
         }
         let own = (0..8).filter(|number| desk.reserve(endpoint(1000 + number), Some(2)).is_some());
         assert_eq!(own.count(), 8, "of the same owner");
-        let others = (0..256).filter(|_| desk.reserve(endpoint(2000), Some(3)).is_some()).count();
-        assert_eq!(others, 256, "another owner has all that one endpoint can have");
+        let others = (0..HANDED_PER_ENDPOINT)
+            .filter(|_| desk.reserve(endpoint(2000), Some(3)).is_some())
+            .count();
+        assert_eq!(others, HANDED_PER_ENDPOINT, "another owner has all that one endpoint can have");
         assert_eq!(desk.slots(&[due(3000)]).free[0].free, 64);
     }
 
@@ -517,8 +544,7 @@ mod tests {
     fn what_finds_no_room_is_told_to_the_sweep() {
         let desk = desk();
         desk.live(alive(10));
-        (0..HANDED_PER_ENDPOINT)
-            .for_each(|_| assert!(desk.reserve(endpoint(7), Some(1)).is_some()));
+        (0..HANDED_WHILE_QUIET).for_each(|_| assert!(desk.reserve(endpoint(7), Some(1)).is_some()));
         assert!(desk.missed.notified().now_or_never().is_none());
         assert_eq!(desk.reserve(endpoint(7), Some(1)), None);
         assert!(desk.missed.notified().now_or_never().is_some());

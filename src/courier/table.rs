@@ -16,8 +16,9 @@ use crate::store::{
     ApiKey, ApiKeyChange, AttemptResult, AwaitedFile, Backlog, Batch, Beginning, Bills, Cursor,
     Delivery, DeliveryFilter, DeliveryState, DeliveryStory, DueEndpoint, Ending, Endpoint,
     EndpointHealth, Expired, Failure, FailureFilter, FinalizedCall, HistoryFilter, IntakeState,
-    Next, OpenFailures, Owed, Progress, Recorded, Redelivery, RedeliveryRange, Refusal, Replay,
-    SilentCall, Slot, Store, StoreError, Taken, Terms, Tried, Unjoined, Verdict, Walked, Workload,
+    Next, OpenFailures, Owed, Progress, PrunePosition, Pruned, Recorded, Redelivery,
+    RedeliveryRange, Refusal, Replay, SilentCall, Slot, Store, StoreError, Taken, Terms, Tried,
+    Unjoined, Verdict, Walked, Workload,
 };
 use crate::webhook::MessageId;
 
@@ -473,6 +474,16 @@ impl Store for Table {
         _now: DateTime<Utc>,
         _limit: u32,
     ) -> Result<u64, StoreError> {
+        unreachable!("the courier does not ask for this")
+    }
+
+    async fn prune(
+        &self,
+        _before: DateTime<Utc>,
+        _after: &PrunePosition,
+        _limit: u32,
+        _is_dry_run: bool,
+    ) -> Result<(Pruned, Option<PrunePosition>), StoreError> {
         unreachable!("the courier does not ask for this")
     }
 

@@ -307,8 +307,8 @@ async fn an_endpoint_that_hangs_does_not_hold_up_others() {
     let world = World::running().await;
     let stuck = world.add_endpoint(1, &hanging.url());
     let fine = world.add_endpoint(2, &healthy.url());
-    let taken = (0..300).filter(|_| world.hand_over(stuck).1).count();
-    assert_eq!(taken, 256);
+    let taken = (0..600).filter(|_| world.hand_over(stuck).1).count();
+    assert_eq!(taken, 512);
     for _ in 0..64 {
         hanging.next().await;
     }

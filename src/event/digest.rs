@@ -9,7 +9,8 @@ use super::Digest;
 
 /// The digest of everything `kept` serializes.
 pub(super) fn digest(kept: &impl Serialize) -> Digest {
-    let json = serde_json::to_vec(kept).expect("strings, numbers and checked JSON serialize");
+    let mut json = Vec::with_capacity(8 << 10);
+    serde_json::to_writer(&mut json, kept).expect("strings, numbers and checked JSON serialize");
     Sha256::digest(json).into()
 }
 

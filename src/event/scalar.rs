@@ -280,6 +280,14 @@ fn is_negative(json: &str) -> bool {
 /// number or has no place in an `i128`. Read from its digits: a float would depend on how it was
 /// rounded, and digests must not.
 fn scaled(json: &str, decimals: u8) -> Option<i128> {
+    if let Some(number) = scaled_short(json.as_bytes(), decimals) {
+        return Some(i128::from(number));
+    }
+    scaled_long(json, decimals)
+}
+
+/// The same for all numbers.
+fn scaled_long(json: &str, decimals: u8) -> Option<i128> {
     if json.contains(['e', 'E']) {
         return scaled_float(json, decimals);
     }
@@ -292,6 +300,29 @@ fn scaled(json: &str, decimals: u8) -> Option<i128> {
         number = number.checked_mul(10)?.checked_add(i128::from(digit))?;
     }
     Some(sign * number)
+}
+
+/// The same for what nearly all numbers are: digits that fit into 64 bits, without an exponent.
+fn scaled_short(json: &[u8], decimals: u8) -> Option<i64> {
+    /// So many digits always fit.
+    const MOST_DIGITS: usize = 18;
+    let (sign, digits) = json.strip_prefix(b"-").map_or((1, json), |digits| (-1, digits));
+    let (mut number, mut room) = (0, MOST_DIGITS.checked_sub(usize::from(decimals))?);
+    let mut decimals_left = None;
+    for byte in digits {
+        match (byte, &mut decimals_left) {
+            (b'0'..=b'9', Some(0)) => continue,
+            (b'0'..=b'9', Some(left)) => *left -= 1,
+            (b'0'..=b'9', None) => room = room.checked_sub(1)?,
+            (b'.', None) => {
+                decimals_left = Some(decimals);
+                continue;
+            }
+            _ => return None,
+        }
+        number = 10 * number + i64::from(byte - b'0');
+    }
+    Some(sign * number * 10_i64.pow(u32::from(decimals_left.unwrap_or(decimals))))
 }
 
 /// Numbers with an exponent: rare, and never exact.
@@ -311,5 +342,35 @@ pub(super) fn kind_of<'k>(json: &str, string: &'k str) -> &'k str {
         Some(b'n') => "null",
         _ if is_negative(json) => "a negative number",
         _ => "another number",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn only_numbers_with_short_whole_parts_are_short() {
+        assert_eq!(scaled_short(b"-12.3456789", 6), Some(-12_345_678));
+        assert_eq!(scaled_short(b"1780000000.123456789", 6), Some(1_780_000_000_123_456));
+        assert_eq!(scaled_short(b"999999999999", 6), Some(999_999_999_999_000_000));
+        assert_eq!(scaled_short(b"1000000000000", 6), None);
+        for other in ["1e3", "\"1\"", "true", "1.5E2", "1.2.3"] {
+            assert_eq!(scaled_short(other.as_bytes(), 3), None, "{other}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn short_numbers_are_read_like_all_others(
+            json in "-?(0|[1-9][0-9]{0,20})([.][0-9]{1,20})?",
+            decimals in 0_u8..13,
+        ) {
+            if let Some(number) = scaled_short(json.as_bytes(), decimals) {
+                prop_assert_eq!(Some(i128::from(number)), scaled_long(&json, decimals));
+            }
+        }
     }
 }

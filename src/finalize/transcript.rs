@@ -19,13 +19,13 @@ const INTERRUPTION_SLACK_MS: i64 = 500;
 
 /// One turn of the transcript.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Turn {
+pub struct Turn<'a> {
     /// The item's id, if the publisher gave one.
-    pub id: Option<String>,
+    pub id: Option<&'a str>,
     /// Who speaks.
     pub role: Role,
     /// The exact text, cleaned as [`turns`] says.
-    pub text: String,
+    pub text: Cow<'a, str>,
     /// Milliseconds since the session began; never falls from turn to turn.
     pub start_ms: i64,
     /// When the speaker ended.
@@ -47,22 +47,22 @@ pub struct Turn {
 ///
 /// `untimed_turns` if no turn has a time; `invalid_event` at `/started_at` if a turn lies more
 /// than 60 s before the session or 7 days after its start.
-pub fn turns(call: &Call<'_>) -> Result<Vec<Turn>, Rejection> {
+pub fn turns<'a>(call: &'a Call<'_>) -> Result<Vec<Turn<'a>>, Rejection> {
     turns_and_last_heard(call).map(|(turns, _)| turns)
 }
 
 /// The [`turns`] of a call, and the latest time that any of them is known by.
-pub(super) fn turns_and_last_heard(
-    call: &Call<'_>,
-) -> Result<(Vec<Turn>, Option<DateTime<Utc>>), Rejection> {
+pub(super) fn turns_and_last_heard<'a>(
+    call: &'a Call<'_>,
+) -> Result<(Vec<Turn<'a>>, Option<DateTime<Utc>>), Rejection> {
     let spoken = spoken(call);
     let last_heard = spoken.iter().filter_map(|spoken| spoken.times.last()).max();
     let starts = starts(call, &spoken)?;
-    let mut turns: Vec<Turn> = spoken
+    let mut turns: Vec<Turn<'_>> = spoken
         .into_iter()
         .zip(starts)
         .map(|(spoken, start_ms)| Turn {
-            id: spoken.id.map(ToOwned::to_owned),
+            id: spoken.id,
             role: spoken.role,
             text: spoken.text,
             start_ms,
@@ -114,7 +114,7 @@ pub(super) struct Line<'a> {
 }
 
 /// The turns as the API shows them: `[{"role", "text", "turn_index", "ts"}]`.
-pub(super) fn transcript_json(turns: &[Turn]) -> String {
+pub(super) fn transcript_json(turns: &[Turn<'_>]) -> String {
     let lines: Vec<Line<'_>> = turns
         .iter()
         .enumerate()
@@ -130,8 +130,8 @@ pub(super) fn transcript_json(turns: &[Turn]) -> String {
 
 /// How often the user spoke over the agent: interrupted assistant turns that a user's turn
 /// follows at once. Hanging up interrupts a turn too, but nobody speaks then.
-pub(super) fn count_interruptions(turns: &[Turn], started_at: DateTime<Utc>) -> usize {
-    let is_interruption = |pair: &&[Turn]| {
+pub(super) fn count_interruptions(turns: &[Turn<'_>], started_at: DateTime<Utc>) -> usize {
+    let is_interruption = |pair: &&[Turn<'_>]| {
         let [spoken, next] = pair else { return false };
         let end_ms = spoken.end.map(|end| since(started_at, end));
         spoken.role == Role::Assistant
@@ -159,7 +159,7 @@ fn since(started_at: DateTime<Utc>, time: DateTime<Utc>) -> i64 {
 struct Spoken<'a> {
     id: Option<&'a str>,
     role: Role,
-    text: String,
+    text: Cow<'a, str>,
     times: Times,
     is_interrupted: bool,
 }
@@ -241,7 +241,7 @@ fn spoken<'a>(call: &'a Call<'_>) -> Vec<Spoken<'a>> {
 /// the same start. People who repeat themselves do so at another time.
 fn fold_equals(all: Vec<Spoken<'_>>) -> Vec<Spoken<'_>> {
     let mut kept: Vec<Spoken<'_>> = Vec::with_capacity(all.len());
-    let mut places: HashMap<(Role, String, DateTime<Utc>), usize> = HashMap::new();
+    let mut places: HashMap<(Role, Cow<'_, str>, DateTime<Utc>), usize> = HashMap::new();
     for spoken in all {
         let start = spoken.times.start().filter(|_| spoken.id.is_none());
         let Some(start) = start else {
@@ -324,32 +324,33 @@ fn untimed(source: SourceKind) -> Rejection {
     Rejection::at(FailureCode::UntimedTurns, pointer, message)
 }
 
-fn clean_text(message: &Message<'_>) -> String {
+fn clean_text<'a>(message: &'a Message<'_>) -> Cow<'a, str> {
     let text = clean(message.role, &message.texts);
     if text.is_empty() { clean(message.role, &message.audio_transcripts) } else { text }
 }
 
-fn clean(role: Role, parts: &[Text<'_>]) -> String {
+fn clean<'a>(role: Role, parts: &'a [Text<'_>]) -> Cow<'a, str> {
     let joined = match parts {
-        [] => return String::new(),
+        [] => Cow::Borrowed(""),
         [one] => Cow::Borrowed(one.as_str()),
         _ => Cow::Owned(parts.iter().map(Text::as_str).collect::<Vec<_>>().join("\n")),
     };
     // First, so that what it held apart is seen as markup.
     let joined = if joined.contains('\0') { Cow::Owned(joined.replace('\0', "")) } else { joined };
-    match role {
-        Role::User => joined.trim().to_owned(),
-        Role::Assistant => without_markup(&joined).trim().to_owned(),
+    let heard = match role {
+        Role::Assistant if joined.contains("expr") => Cow::Owned(without_markup(&joined)),
+        Role::Assistant | Role::User => joined,
+    };
+    match heard {
+        Cow::Borrowed(text) => Cow::Borrowed(text.trim()),
+        Cow::Owned(text) => Cow::Owned(text.trim().to_owned()),
     }
 }
 
 /// Removes `<expr …/>`, `<expr …>` and `</expr>`: directions to a speech engine, never heard.
 /// What stands between an opening and a closing tag is heard, and stays. A tag between two
 /// spaces takes one with it.
-fn without_markup(text: &str) -> Cow<'_, str> {
-    if !text.contains("expr") {
-        return Cow::Borrowed(text);
-    }
+fn without_markup(text: &str) -> String {
     let mut clean = String::with_capacity(text.len());
     let mut rest = text;
     while let Some(at) = rest.find('<') {
@@ -367,7 +368,7 @@ fn without_markup(text: &str) -> Cow<'_, str> {
         }
     }
     clean.push_str(rest);
-    Cow::Owned(clean)
+    clean
 }
 
 /// The length of the tag that `text` begins with; 0 if that is none of ours.
@@ -391,8 +392,8 @@ mod tests {
     use super::super::sample;
     use super::*;
 
-    fn shown(turns: &[Turn]) -> Vec<(Role, &str, i64)> {
-        turns.iter().map(|turn| (turn.role, turn.text.as_str(), turn.start_ms)).collect()
+    fn shown<'a>(turns: &'a [Turn<'_>]) -> Vec<(Role, &'a str, i64)> {
+        turns.iter().map(|turn| (turn.role, &*turn.text, turn.start_ms)).collect()
     }
 
     use Role::{Assistant, User};
@@ -543,7 +544,7 @@ mod tests {
             sample::message("r", Assistant, "reply").made(9.8).spoke(9.8, 13.9),
         ];
         let order = |call: &Call<'_>| {
-            turns(call).unwrap().iter().map(|turn| (turn.text.clone(), turn.start_ms)).collect()
+            turns(call).unwrap().iter().map(|turn| (turn.text.to_string(), turn.start_ms)).collect()
         };
         let expected: Vec<(String, i64)> = [("greeting", 1000), ("answer", 9800), ("reply", 9800)]
             .map(|(text, start)| (text.to_owned(), start))
@@ -587,7 +588,8 @@ mod tests {
             [(-60.0, true), (-60.001, false), (604_800.0, true), (604_800.001, false)]
         {
             let messages = vec![sample::message("a", User, "hello").made(seconds)];
-            let result = turns(&Call { messages, ..sample::call() });
+            let call = Call { messages, ..sample::call() };
+            let result = turns(&call);
             assert_eq!(result.is_ok(), is_fine, "{seconds}");
             if let Err(rejection) = result {
                 assert_eq!(rejection.code, FailureCode::InvalidEvent);
@@ -697,8 +699,8 @@ mod tests {
                 message.id = Some(Text::from(index.to_string()));
             }
             let Ok(turns) = turns(&call) else { return Ok(()) };
-            let mut kept: Vec<String> = turns.into_iter().map(|turn| turn.text).collect();
-            let mut sent: Vec<String> = call.messages.iter().map(clean_text).collect();
+            let mut kept: Vec<Cow<'_, str>> = turns.into_iter().map(|turn| turn.text).collect();
+            let mut sent: Vec<Cow<'_, str>> = call.messages.iter().map(clean_text).collect();
             sent.retain(|text| !text.is_empty());
             kept.sort();
             sent.sort();
@@ -714,7 +716,7 @@ mod tests {
                 prop_assert_eq!(line["turn_index"].as_u64(), u64::try_from(index).ok());
             }
             let text =
-                transcript_text(turns.iter().map(|turn| (turn.role, turn.text.as_str())));
+                transcript_text(turns.iter().map(|turn| (turn.role, &*turn.text)));
             let breaks = |c: char| matches!(c, '\n' | '\r' | '\u{b}' | '\u{c}' | '\u{1c}'
                 ..='\u{1e}' | '\u{85}' | '\u{2028}' | '\u{2029}');
             let lines: Vec<&str> =

@@ -12,7 +12,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::count::count;
-use super::{Disposition, IntakeDied, IntakeParts, Patience, Ticket};
+use super::{Answers, Disposition, IntakeDied, IntakeParts, Patience, Ticket};
 use crate::backoff::Backoff;
 use crate::event::{FailureCode, Rejection};
 use crate::finalize::{Outcome, Prepared};
@@ -202,14 +202,15 @@ impl Taker {
     /// Answers the impatient, and after the shutdown everyone; the rest is to be taken again,
     /// unless nobody waits for it any more: whoever brought it has left it to the broker.
     fn send_back(&self, prepared: Vec<Prepared>, callers: Vec<Caller>) -> Vec<Ticket> {
-        let mut patient = Vec::new();
+        let (mut patient, mut impatient) = (Vec::new(), Vec::new());
         for (event, caller) in prepared.into_iter().zip(callers) {
             if caller.patience == Patience::Now || self.shutdown.is_cancelled() {
-                caller.answer(Disposition::Retry);
+                impatient.push((caller, Disposition::Retry));
             } else if !caller.answers.is_closed() {
                 patient.push(Ticket::join(event, caller));
             }
         }
+        answer_all(impatient);
         patient
     }
 
@@ -285,14 +286,7 @@ impl Part {
 struct Caller {
     patience: Patience,
     token: u64,
-    answers: mpsc::UnboundedSender<(u64, Disposition)>,
-}
-
-impl Caller {
-    fn answer(&self, disposition: Disposition) {
-        // Nobody listens any more: the effect is committed all the same.
-        let _ = self.answers.send((self.token, disposition));
-    }
+    answers: Answers,
 }
 
 impl Ticket {
@@ -307,10 +301,35 @@ impl Ticket {
     }
 }
 
+/// Answers each; who brought several that follow each other has their answers at once.
+fn answer_all(answered: impl IntoIterator<Item = (Caller, Disposition)>) {
+    let mut open: Option<(Answers, Vec<(u64, Disposition)>)> = None;
+    for (Caller { token, answers, .. }, disposition) in answered {
+        match &mut open {
+            Some((to, together)) if to.same_channel(&answers) => {
+                together.push((token, disposition))
+            }
+            _ => {
+                send(open.take());
+                open = Some((answers, vec![(token, disposition)]));
+            }
+        }
+    }
+    send(open);
+}
+
+fn send(answers: Option<(Answers, Vec<(u64, Disposition)>)>) {
+    if let Some((to, answers)) = answers {
+        // Nobody listens any more: the effect is committed all the same.
+        let _ = to.send(answers);
+    }
+}
+
 fn answer(prepared: Vec<Prepared>, callers: Vec<Caller>, outcomes: Vec<Outcome>) {
-    for ((event, caller), outcome) in prepared.into_iter().zip(callers).zip(outcomes) {
+    let events = prepared.into_iter().zip(outcomes);
+    let dispositions = events.map(|(event, outcome)| {
         let event_id = event.event_id;
-        caller.answer(match outcome {
+        match outcome {
             Outcome::Finalized(session_id) => {
                 Disposition::Done { session_id: Some(session_id), event_id, is_finalized: true }
             }
@@ -329,8 +348,9 @@ fn answer(prepared: Vec<Prepared>, callers: Vec<Caller>, outcomes: Vec<Outcome>)
                 );
                 Disposition::Rejected { failure_id, rejection }
             }
-        });
-    }
+        }
+    });
+    answer_all(callers.into_iter().zip(dispositions));
 }
 
 /// Tells the traces of these events that they were taken.

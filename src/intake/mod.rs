@@ -14,7 +14,6 @@ pub mod livekit;
 mod prepare;
 mod progress;
 mod replay;
-mod retention;
 mod silence;
 mod watch;
 
@@ -41,7 +40,6 @@ pub use findings::Findings;
 pub use headers::{Headers, of_http};
 pub use prepare::{dead_letter, prepare};
 pub use replay::{Pace, ReplayOrder, Replayed, Replayer, Trial};
-pub use retention::Retention;
 pub use silence::{SilenceParts, SilenceSweep};
 pub use watch::{IntakeWatch, WatchParts};
 
@@ -152,6 +150,9 @@ pub struct Intake {
     closed: CancellationToken,
 }
 
+/// Where answers go: those of a batch at once, each with the bringer's name for its event.
+pub type Answers = mpsc::UnboundedSender<Vec<(u64, Disposition)>>;
+
 /// Taking batches ended with a panic.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
@@ -171,8 +172,8 @@ pub struct Ticket {
     pub patience: Patience,
     /// The bringer's own name for it; comes back with the answer.
     pub token: u64,
-    /// Where the answer goes.
-    pub answers: mpsc::UnboundedSender<(u64, Disposition)>,
+    /// Where the answer goes, together with others that go there.
+    pub answers: Answers,
 }
 
 /// How many prepared events may wait for a batch before their bringers wait too.
@@ -222,9 +223,12 @@ impl Intake {
             }
         }
         drop(answers);
-        while let Some((token, disposition)) = answered.recv().await {
-            if let Some(place) = usize::try_from(token).ok().and_then(|i| dispositions.get_mut(i)) {
-                *place = disposition;
+        while let Some(answers) = answered.recv().await {
+            for (token, disposition) in answers {
+                let place = usize::try_from(token).ok().and_then(|i| dispositions.get_mut(i));
+                if let Some(place) = place {
+                    *place = disposition;
+                }
             }
         }
         dispositions

@@ -11,6 +11,7 @@ mod history;
 mod open;
 mod overview;
 pub mod postgres;
+mod prune;
 mod record;
 mod recording;
 mod redelivery;
@@ -48,6 +49,7 @@ pub use failures::{
 pub use history::{Cursor, HistoryFilter, Walked};
 pub use open::{DatabaseUrl, OpenError, OpenMode, migrate, open};
 pub use overview::{Backlog, FinalizedCall, MOST_LOOKED_AT};
+pub use prune::{PrunePosition, Pruned};
 pub use record::BY_HAND;
 pub use recording::{AwaitedFile, Expired};
 pub use redelivery::{
@@ -481,6 +483,20 @@ pub trait Store: Send + Sync + 'static {
         now: DateTime<Utc>,
         limit: u32,
     ) -> Result<u64, StoreError>;
+
+    // ---- retention ----
+
+    /// Forgets, of the next few messages behind `after`, those that were told before then and whose
+    /// deliveries had all ended by then: the deliveries, their attempts, the messages' bytes. The
+    /// messages' ids stay, so that nothing is told twice. Says what it did, and where to go on unless
+    /// there are no more. A dry run says it and changes nothing.
+    async fn prune(
+        &self,
+        before: DateTime<Utc>,
+        after: &PrunePosition,
+        limit: u32,
+        is_dry_run: bool,
+    ) -> Result<(Pruned, Option<PrunePosition>), StoreError>;
 
     // ---- keys ----
 

@@ -20,18 +20,19 @@ use sqlx::{
 use uuid::Uuid;
 
 use super::failures::FailureRows;
+use super::prune::{OldDelivery, PrunePosition, Pruned};
 use super::redelivery::ToldMessage;
 use super::rows::{
     ApiKeyRow, AttemptRow, AwaitedFileRow, BillRow, DeliveryRow, DeliveryStoryRow, DueEndpointRow,
     EgressRow, EndpointRow, FailureRow, FinalizedCallRow, FinalizedRow, HealthRow, IntakeRow,
-    OwedRow, RawFailureRow, RedeliveryRow, ReplayRow, RoomRow, SessionRow, SilentRow,
-    ToldMessageRow, TotalsRow, backlog, bills, checkpoint, checkpoint_json, delivery_state,
-    event_type_list, position, read_all, walked,
+    OldDeliveryRow, OwedRow, RawFailureRow, RedeliveryRow, ReplayRow, RoomRow, SessionRow,
+    SilentRow, ToldMessageRow, TotalsRow, backlog, bills, checkpoint, checkpoint_json,
+    delivery_state, event_type_list, position, read_all, walked,
 };
 use super::shared::{COUNTED_AT_ONCE, MOST_COUNTED, number};
 use super::sql::{
     egress_columns, egress_upsert, endpoint_columns, finalized_after, finalized_lately,
-    history_filter, room_columns, session_columns, session_upsert,
+    history_filter, messages_told, room_columns, session_columns, session_upsert,
 };
 use super::transaction::{
     DeliveryToKeep, EgressKeys, FailureToKeep, Health, RoomKeys, Rowwise, SessionKeys, Transaction,
@@ -43,7 +44,8 @@ use super::{
     EndpointHealth, Expired, Failure, FailureFilter, FinalizedCall, HistoryFilter, IntakeState,
     MOST_LOOKED_AT, OpenFailures, Owed, Progress, Recorded, Redelivery, RedeliveryRange, Refusal,
     Replay, SilentCall, Slot, Store, StoreError, Taken, Terms, Tried, Unjoined, WORKLOAD_COUNTED,
-    Walked, Workload, erase, failures, record, recording, redelivery, replays, sql, take, within,
+    Walked, Workload, erase, failures, prune, record, recording, redelivery, replays, sql, take,
+    within,
 };
 #[cfg(feature = "crash-points")]
 use crate::crash::{self, Defect};
@@ -64,6 +66,7 @@ const MIGRATIONS: &[super::MigrationFile] = &[
     (7, "checkpoints", include_str!("../../migrations/postgres/0007_checkpoints.sql")),
     (8, "erasure", include_str!("../../migrations/postgres/0008_erasure.sql")),
     (9, "traces", include_str!("../../migrations/postgres/0009_traces.sql")),
+    (10, "retention", include_str!("../../migrations/postgres/0010_retention.sql")),
 ];
 
 macro_rules! sessions_by_keys {
@@ -259,8 +262,7 @@ const PUT_DELIVERIES: &str = "INSERT INTO deliveries
     FROM unnest($1::uuid[], $2::bytea[], $3::uuid[], $4::text[], $5::text[], $6::text[],
         $7::uuid[], $8::timestamptz[], $9::int4[])
     AS new (delivery_id, message_id, endpoint_id, payload, state, cause, process_id, finished_at,
-        redelivered_after)
-    ON CONFLICT DO NOTHING";
+        redelivered_after)";
 
 /// Two things keep this from reading every delivery that is due. `ORDER BY process_id`: that it is
 /// null does not tell the planner that the index has the order that is wanted. The array: of a
@@ -306,6 +308,28 @@ const EXPIRE_RAW: &str = "UPDATE failures SET raw = $3, raw_expired_at = $2
         LIMIT $4
         FOR UPDATE SKIP LOCKED)";
 
+/// Whoever is writing one of them at the moment is not waited for.
+const OLD_MESSAGES: &str = "SELECT created_at, message_id FROM messages
+    WHERE NOT is_pruned AND created_at < $1 AND (created_at, message_id) > ($2, $3)
+    ORDER BY created_at, message_id
+    LIMIT $4
+    FOR UPDATE SKIP LOCKED";
+
+const OLD_DELIVERIES: &str = "SELECT delivery_id, message_id,
+        state <> 'pending' AND finished_at < $2 AS is_over
+    FROM deliveries WHERE message_id = ANY($1)
+    FOR UPDATE NOWAIT";
+
+const DROP_ATTEMPTS: &str = "DELETE FROM attempts WHERE delivery_id = ANY($1)";
+
+const DROP_DELIVERIES: &str = "DELETE FROM deliveries WHERE delivery_id = ANY($1)";
+
+const DROP_BODIES: &str = "UPDATE messages SET thin = NULL, full_body = NULL, is_pruned = TRUE
+    WHERE message_id = ANY($1)";
+
+/// Their deliveries are made in the same transaction: nobody may drop their bytes meanwhile.
+const MESSAGES_TOLD: &str = messages_told!(" FOR SHARE");
+
 const FAILING: &str = "SELECT endpoint_id FROM endpoint_health
     WHERE failing_since IS NOT NULL AND endpoint_id = ANY($1)";
 
@@ -335,8 +359,7 @@ const RECORD: &str = "WITH result AS (
             response_head, response_body, address, is_connection_reused)
         SELECT delivery_id, number, started_at, duration_us, status, error, response_head,
             response_body, address, is_connection_reused
-        FROM result JOIN changed USING (delivery_id)
-        ON CONFLICT DO NOTHING)
+        FROM result JOIN changed USING (delivery_id))
     SELECT delivery_id FROM changed";
 
 /// What records results, with the defect that the process was given.
@@ -359,10 +382,19 @@ macro_rules! bind_columns {
 /// The store in a PostgreSQL database.
 #[derive(Debug)]
 pub struct Postgres {
+    /// For what goes on all the time. Few, so that each has the tables, the statements and their plans at
+    /// hand.
+    batches: PgPool,
     writer: PgPool,
     readers: PgPool,
     installation: Uuid,
 }
+
+/// Two batches, an event that is late, a claim, results.
+const BATCH_CONNECTIONS: u32 = 5;
+
+/// For everything else.
+const OTHER_CONNECTIONS: u32 = 7;
 
 /// How long a connection may take to come.
 const CONNECT_WITHIN: Duration = Duration::from_secs(5);
@@ -377,8 +409,8 @@ const FRESH_FOR: Duration = Duration::from_secs(1);
 /// For statements that take as long as the tables are.
 const NO_TIMEOUT: Duration = Duration::ZERO;
 
-/// Connects, and makes sure that what is committed here stays committed.
-async fn connect(url: &str, statement_timeout: Duration) -> Result<PgPool, StoreError> {
+/// How to connect, so that what is committed stays committed; to a database that can be used.
+async fn options(url: &str, statement_timeout: Duration) -> Result<PgConnectOptions, StoreError> {
     let timeout_ms = statement_timeout.as_millis().to_string();
     let silence_ms = super::DEADLINE.as_millis().to_string();
     let options = PgConnectOptions::from_str(url)
@@ -402,13 +434,17 @@ async fn connect(url: &str, statement_timeout: Duration) -> Result<PgPool, Store
         // A slow statement would be logged with its whole text.
         .disable_statement_logging();
     require_primary(&options).await?;
-    let pool = PgPoolOptions::new().max_connections(12).acquire_timeout(CONNECT_WITHIN);
+    Ok(options)
+}
+
+fn pool(options: PgConnectOptions, connections: u32) -> PgPool {
+    let pool = PgPoolOptions::new().max_connections(connections).acquire_timeout(CONNECT_WITHIN);
     let pool = pool.after_release(|connection, _| Box::pin(is_answering(connection)));
     // The pool would ask each time, one more round trip for every statement.
     let pool = pool.test_before_acquire(false).before_acquire(|connection, known| {
         Box::pin(async move { Ok(known.idle_for < FRESH_FOR || is_answering(connection).await?) })
     });
-    Ok(pool.connect_lazy_with(options))
+    pool.connect_lazy_with(options)
 }
 
 /// Whether a connection may be used again. The pool asks by itself, but for as long as it takes:
@@ -462,17 +498,19 @@ fn unusable(options: &PgConnectOptions, error: sqlx::Error) -> StoreError {
 impl Postgres {
     /// Opens a database that is up to date.
     pub async fn open(url: &str) -> Result<Self, StoreError> {
-        let pool = connect(url, super::DEADLINE).await?;
-        require_migrated(&pool).await?;
-        require_own_cluster(&pool).await?;
+        let options = options(url, super::DEADLINE).await?;
+        let batches = pool(options.clone(), BATCH_CONNECTIONS);
+        let others = pool(options, OTHER_CONNECTIONS);
+        require_migrated(&others).await?;
+        require_own_cluster(&others).await?;
         let installation =
-            query_scalar(sql::INSTALLATION).fetch_one(&pool).await.map_err(failed)?;
-        Ok(Self { writer: pool.clone(), readers: pool, installation })
+            query_scalar(sql::INSTALLATION).fetch_one(&others).await.map_err(failed)?;
+        Ok(Self { batches, writer: others.clone(), readers: others, installation })
     }
 
     /// Brings a database up to date.
     pub async fn migrate(url: &str) -> Result<(), StoreError> {
-        let pool = connect(url, NO_TIMEOUT).await?;
+        let pool = pool(options(url, NO_TIMEOUT).await?, OTHER_CONNECTIONS);
         super::migrator(MIGRATIONS)
             .run(&pool)
             .await
@@ -484,9 +522,14 @@ impl Postgres {
         self.writer.begin().await.map_err(failed)
     }
 
+    /// For what goes on all the time.
+    async fn begin_batch(&self) -> Result<sqlx::Transaction<'static, Db>, StoreError> {
+        self.batches.begin().await.map_err(failed)
+    }
+
     async fn take_batch(&self, batch: Batch<'_>) -> Result<Taken, StoreError> {
         let begin = || async {
-            Ok(Box::new(Writing(self.begin().await?)) as Box<dyn Transaction + 'static>)
+            Ok(Box::new(Writing(self.begin_batch().await?)) as Box<dyn Transaction + 'static>)
         };
         take::take(begin, self.installation, batch).await
     }
@@ -543,7 +586,7 @@ impl Postgres {
             slots.iter().partition(|slot| slot.rate_limit_per_minute.is_some());
         let mut rows = Vec::new();
         if !unlimited.is_empty() {
-            let mut connection = self.writer.acquire().await.map_err(failed)?;
+            let mut connection = self.batches.acquire().await.map_err(failed)?;
             rows = claim(&mut connection, process, now, &unlimited).await?;
         }
         for slot in limited {
@@ -992,6 +1035,43 @@ impl Transaction for Writing {
             .await
             .map_err(failed)?;
         Ok(cancelled.rows_affected())
+    }
+
+    async fn old_messages(
+        &mut self,
+        before: DateTime<Utc>,
+        after: &PrunePosition,
+        limit: u32,
+    ) -> Result<Vec<PrunePosition>, StoreError> {
+        query_as(OLD_MESSAGES)
+            .bind(before)
+            .bind(after.0)
+            .bind(&after.1)
+            .bind(i64::from(limit))
+            .fetch_all(&mut *self.0)
+            .await
+            .map_err(failed)
+    }
+
+    async fn old_deliveries(
+        &mut self,
+        messages: &[&[u8]],
+        before: DateTime<Utc>,
+    ) -> Result<Vec<OldDelivery>, StoreError> {
+        all::<OldDeliveryRow, _>(query_as(OLD_DELIVERIES).bind(messages).bind(before), &mut *self.0)
+            .await
+    }
+
+    async fn drop_deliveries(&mut self, deliveries: &[Uuid]) -> Result<u64, StoreError> {
+        let dropped =
+            query(DROP_ATTEMPTS).bind(deliveries).execute(&mut *self.0).await.map_err(failed)?;
+        query(DROP_DELIVERIES).bind(deliveries).execute(&mut *self.0).await.map_err(failed)?;
+        Ok(dropped.rows_affected())
+    }
+
+    async fn drop_bodies(&mut self, messages: &[&[u8]]) -> Result<(), StoreError> {
+        query(DROP_BODIES).bind(messages).execute(&mut *self.0).await.map_err(failed)?;
+        Ok(())
     }
 
     async fn commit(self: Box<Self>) -> Result<(), StoreError> {

@@ -5,6 +5,7 @@ use chrono::{DateTime, Utc};
 use sqlx::{ColumnIndex, Decode, FromRow, Row, Type};
 use uuid::Uuid;
 
+use super::prune::OldDelivery;
 use super::redelivery::ToldMessage;
 use super::transaction::Health;
 use super::{
@@ -658,6 +659,17 @@ impl TryFrom<RedeliveryRow> for Redelivery {
             created_at: row.created_at,
             finished_at: row.finished_at,
         })
+    }
+}
+
+row!(OldDeliveryRow { delivery_id: Uuid, message_id: Vec<u8>, is_over: bool });
+
+impl TryFrom<OldDeliveryRow> for OldDelivery {
+    type Error = StoreError;
+
+    fn try_from(row: OldDeliveryRow) -> Result<Self, StoreError> {
+        let OldDeliveryRow { delivery_id, message_id, is_over } = row;
+        Ok(Self { delivery_id, message_id, is_over })
     }
 }
 

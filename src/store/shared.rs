@@ -551,7 +551,7 @@ macro_rules! impl_store {
                 now: DateTime<Utc>,
             ) -> Result<Recorded, StoreError> {
                 within(async {
-                    let tx = Box::new(Writing(self.begin().await?));
+                    let tx = Box::new(Writing(self.begin_batch().await?));
                     record::record(tx, self.installation, process, results, now).await
                 })
                 .await
@@ -971,6 +971,24 @@ macro_rules! impl_store {
                 within(self.expire_raw(last_seen_by, now, limit)).await
             }
 
+            async fn prune(
+                &self,
+                before: DateTime<Utc>,
+                after: &PrunePosition,
+                limit: u32,
+                is_dry_run: bool,
+            ) -> Result<(Pruned, Option<PrunePosition>), StoreError> {
+                within(async {
+                    let mut tx = Writing(self.begin().await?);
+                    let pruned = prune::step(&mut tx, before, after, limit).await?;
+                    if !is_dry_run {
+                        Box::new(tx).commit().await?;
+                    }
+                    Ok(pruned)
+                })
+                .await
+            }
+
             async fn add_api_key(&self, key: &ApiKey) -> Result<(), StoreError> {
                 within(async {
                     query(sql::ADD_API_KEY)
@@ -1280,7 +1298,7 @@ macro_rules! impl_rowwise {
                 limit: u32,
             ) -> Result<Vec<ToldMessage>, StoreError> {
                 all::<ToldMessageRow, _>(
-                    query_as(sql::MESSAGES_TOLD)
+                    query_as(MESSAGES_TOLD)
                         .bind(after.0)
                         .bind(&after.1)
                         .bind(until)

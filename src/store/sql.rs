@@ -600,7 +600,11 @@ pub(super) const REDELIVER_RANGE: &str = "UPDATE deliveries
           AND (thin IS NOT NULL OR full_body IS NOT NULL))";
 
 /// A bounded number of messages is looked at, whoever they are about: the endpoint may hear of none.
-pub(super) const MESSAGES_TOLD: &str = "SELECT told.message_id, type, told.session_id, egress_id,
+/// Those whose deliveries are forgotten are not.
+macro_rules! messages_told {
+    ($locked:literal) => {
+        concat!(
+            "SELECT told.message_id, type, told.session_id, egress_id,
         told.created_at, has_body, character_owner, tenant_id, character_slug,
         EXISTS (
             SELECT 1 FROM deliveries
@@ -610,10 +614,17 @@ pub(super) const MESSAGES_TOLD: &str = "SELECT told.message_id, type, told.sessi
         SELECT message_id, type, session_id, egress_id, created_at,
             CASE $6 WHEN 'full' THEN full_body IS NOT NULL ELSE thin IS NOT NULL END AS has_body
         FROM messages
-        WHERE (created_at, message_id) > ($1, $2) AND created_at < $3
-        ORDER BY created_at, message_id LIMIT $4) AS told
+        WHERE NOT is_pruned AND (created_at, message_id) > ($1, $2) AND created_at < $3
+        ORDER BY created_at, message_id LIMIT $4",
+            $locked,
+            ") AS told
     LEFT JOIN sessions ON sessions.session_id = told.session_id
-    ORDER BY told.created_at, told.message_id";
+    ORDER BY told.created_at, told.message_id"
+        )
+    };
+}
+
+pub(super) use messages_told;
 
 pub(super) const PUT_THIN: &str =
     "UPDATE messages SET thin = $2 WHERE message_id = $1 AND thin IS NULL";

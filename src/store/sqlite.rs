@@ -19,18 +19,19 @@ use sqlx::{ConnectOptions as _, Sqlite as Db, query, query_as, query_scalar};
 use uuid::Uuid;
 
 use super::failures::FailureRows;
+use super::prune::{OldDelivery, PrunePosition, Pruned};
 use super::redelivery::ToldMessage;
 use super::rows::{
     ApiKeyRow, AttemptRow, AwaitedFileRow, BillRow, DeliveryRow, DeliveryStoryRow, DueEndpointRow,
     EgressRow, EndpointRow, FailureRow, FinalizedCallRow, FinalizedRow, HealthRow, IntakeRow,
-    OwedRow, RawFailureRow, RedeliveryRow, ReplayRow, RoomRow, SessionRow, SilentRow,
-    ToldMessageRow, TotalsRow, backlog, bills, checkpoint, checkpoint_json, delivery_state,
-    event_type_list, read_all, walked,
+    OldDeliveryRow, OwedRow, RawFailureRow, RedeliveryRow, ReplayRow, RoomRow, SessionRow,
+    SilentRow, ToldMessageRow, TotalsRow, backlog, bills, checkpoint, checkpoint_json,
+    delivery_state, event_type_list, read_all, walked,
 };
 use super::shared::{COUNTED_AT_ONCE, MOST_COUNTED, number};
 use super::sql::{
     egress_columns, egress_upsert, endpoint_columns, finalized_after, finalized_lately,
-    history_filter, room_columns, session_columns, session_upsert,
+    history_filter, messages_told, room_columns, session_columns, session_upsert,
 };
 use super::transaction::{
     DeliveryToKeep, EgressKeys, FailureToKeep, Health, RoomKeys, Rowwise, SessionKeys, Transaction,
@@ -42,7 +43,8 @@ use super::{
     EndpointHealth, Expired, Failure, FailureFilter, FinalizedCall, HistoryFilter, IntakeState,
     MOST_LOOKED_AT, OpenFailures, Owed, Progress, Recorded, Redelivery, RedeliveryRange, Refusal,
     Replay, SilentCall, Slot, Store, StoreError, Taken, Terms, Tried, Unjoined, WORKLOAD_COUNTED,
-    Walked, Workload, erase, failures, record, recording, redelivery, replays, sql, take, within,
+    Walked, Workload, erase, failures, prune, record, recording, redelivery, replays, sql, take,
+    within,
 };
 use crate::event::FailureCode;
 use crate::finalize::{
@@ -61,6 +63,7 @@ const MIGRATIONS: &[super::MigrationFile] = &[
     (7, "checkpoints", include_str!("../../migrations/sqlite/0007_checkpoints.sql")),
     (8, "erasure", include_str!("../../migrations/sqlite/0008_erasure.sql")),
     (9, "traces", include_str!("../../migrations/sqlite/0009_traces.sql")),
+    (10, "retention", include_str!("../../migrations/sqlite/0010_retention.sql")),
 ];
 
 const SESSIONS_BY_KEYS: &str = concat!(
@@ -220,8 +223,7 @@ const PUT_MESSAGE: &str = "INSERT INTO messages
 const PUT_DELIVERY: &str = "INSERT INTO deliveries
         (delivery_id, message_id, endpoint_id, payload, state, cause, process_id, is_retry,
          attempts, next_attempt_at, created_at, finished_at, redelivered_after)
-    VALUES ($1, $2, $3, $4, $5, $6, $7, $10 IS NOT NULL, 0, $8, $8, $9, $10)
-    ON CONFLICT DO NOTHING";
+    VALUES ($1, $2, $3, $4, $5, $6, $7, $10 IS NOT NULL, 0, $8, $8, $9, $10)";
 
 const CLAIM: &str = "UPDATE deliveries SET process_id = $1
     WHERE delivery_id IN (
@@ -256,6 +258,26 @@ const EXPIRE_RAW: &str = "UPDATE failures SET raw = $3, raw_expired_at = $2
         ORDER BY last_seen_at
         LIMIT $4)";
 
+const OLD_MESSAGES: &str = "SELECT created_at, message_id FROM messages
+    WHERE NOT is_pruned AND created_at < $1 AND (created_at, message_id) > ($2, $3)
+    ORDER BY created_at, message_id
+    LIMIT $4";
+
+const OLD_DELIVERIES: &str = "SELECT delivery_id, message_id,
+        state <> 'pending' AND finished_at < $2 AS is_over
+    FROM deliveries WHERE message_id IN (SELECT unhex(value) FROM json_each($1))";
+
+const DROP_ATTEMPTS: &str = "DELETE FROM attempts
+    WHERE delivery_id IN (SELECT unhex(value) FROM json_each($1))";
+
+const DROP_DELIVERIES: &str = "DELETE FROM deliveries
+    WHERE delivery_id IN (SELECT unhex(value) FROM json_each($1))";
+
+const DROP_BODIES: &str = "UPDATE messages SET thin = NULL, full_body = NULL, is_pruned = TRUE
+    WHERE message_id IN (SELECT unhex(value) FROM json_each($1))";
+
+const MESSAGES_TOLD: &str = messages_told!("");
+
 const FAILING: &str = "SELECT endpoint_id FROM endpoint_health
     WHERE failing_since IS NOT NULL AND endpoint_id IN (SELECT unhex(value) FROM json_each($1))";
 
@@ -271,8 +293,7 @@ const RECORD: &str = "UPDATE deliveries
 const PUT_ATTEMPT: &str = "INSERT INTO attempts
         (delivery_id, number, started_at, duration_us, status, error, response_head,
          response_body, address, is_connection_reused)
-    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)
-    ON CONFLICT DO NOTHING";
+    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)";
 
 /// The store in a SQLite file.
 #[derive(Debug)]
@@ -307,6 +328,10 @@ impl Sqlite {
 
     async fn begin(&self) -> Result<sqlx::Transaction<'static, Db>, StoreError> {
         self.writer.begin_with("BEGIN IMMEDIATE").await.map_err(failed)
+    }
+
+    async fn begin_batch(&self) -> Result<sqlx::Transaction<'static, Db>, StoreError> {
+        self.begin().await
     }
 
     async fn take_batch(&self, batch: Batch<'_>) -> Result<Taken, StoreError> {
@@ -462,7 +487,11 @@ pub(super) fn failed(error: sqlx::Error) -> StoreError {
 
 /// Ids as JSON, for `json_each`: BLOBs travel as hexadecimal text.
 fn ids_json<'a>(ids: impl IntoIterator<Item = &'a Uuid>) -> String {
-    let ids: Vec<String> = ids.into_iter().map(|id| hex::encode(id.as_bytes())).collect();
+    bytes_json(ids.into_iter().map(Uuid::as_bytes))
+}
+
+fn bytes_json(ids: impl IntoIterator<Item = impl AsRef<[u8]>>) -> String {
+    let ids: Vec<String> = ids.into_iter().map(hex::encode).collect();
     serde_json::to_string(&ids).expect("strings are JSON")
 }
 
@@ -736,6 +765,48 @@ impl Transaction for Writing {
             .await
             .map_err(failed)?;
         Ok(cancelled.rows_affected())
+    }
+
+    async fn old_messages(
+        &mut self,
+        before: DateTime<Utc>,
+        after: &PrunePosition,
+        limit: u32,
+    ) -> Result<Vec<PrunePosition>, StoreError> {
+        query_as(OLD_MESSAGES)
+            .bind(before)
+            .bind(after.0)
+            .bind(&after.1)
+            .bind(limit)
+            .fetch_all(&mut *self.0)
+            .await
+            .map_err(failed)
+    }
+
+    async fn old_deliveries(
+        &mut self,
+        messages: &[&[u8]],
+        before: DateTime<Utc>,
+    ) -> Result<Vec<OldDelivery>, StoreError> {
+        all::<OldDeliveryRow, _>(
+            query_as(OLD_DELIVERIES).bind(bytes_json(messages)).bind(before),
+            &mut *self.0,
+        )
+        .await
+    }
+
+    async fn drop_deliveries(&mut self, deliveries: &[Uuid]) -> Result<u64, StoreError> {
+        let ids = ids_json(deliveries);
+        let dropped =
+            query(DROP_ATTEMPTS).bind(&ids).execute(&mut *self.0).await.map_err(failed)?;
+        query(DROP_DELIVERIES).bind(ids).execute(&mut *self.0).await.map_err(failed)?;
+        Ok(dropped.rows_affected())
+    }
+
+    async fn drop_bodies(&mut self, messages: &[&[u8]]) -> Result<(), StoreError> {
+        let ids = bytes_json(messages);
+        query(DROP_BODIES).bind(ids).execute(&mut *self.0).await.map_err(failed)?;
+        Ok(())
     }
 
     async fn commit(self: Box<Self>) -> Result<(), StoreError> {

@@ -9,6 +9,7 @@ use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
 use super::failures::FailureRows;
+use super::prune::{OldDelivery, PrunePosition};
 use super::redelivery::{Redelivery, RedeliveryRange, ToldMessage};
 use super::{AttemptResult, Cause, Endpoint, StoreError};
 use crate::event::{Digest, Egress, Rejection};
@@ -80,6 +81,24 @@ pub(super) trait Transaction: Rowwise + FailureRows + Send {
         now: DateTime<Utc>,
         limit: u32,
     ) -> Result<u64, StoreError>;
+    /// The next messages behind `after` that were told before then and still have their bytes, locked;
+    /// those that somebody else has locked are left out.
+    async fn old_messages(
+        &mut self,
+        before: DateTime<Utc>,
+        after: &PrunePosition,
+        limit: u32,
+    ) -> Result<Vec<PrunePosition>, StoreError>;
+    /// All deliveries of these messages, locked; fails if somebody else has locked one.
+    async fn old_deliveries(
+        &mut self,
+        messages: &[&[u8]],
+        before: DateTime<Utc>,
+    ) -> Result<Vec<OldDelivery>, StoreError>;
+    /// Deletes deliveries and their attempts; how many of those.
+    async fn drop_deliveries(&mut self, deliveries: &[Uuid]) -> Result<u64, StoreError>;
+    /// Drops the bytes of messages, for good.
+    async fn drop_bodies(&mut self, messages: &[&[u8]]) -> Result<(), StoreError>;
     /// Makes it all true.
     async fn commit(self: Box<Self>) -> Result<(), StoreError>;
 }

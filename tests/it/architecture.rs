@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use finalizer::event::FailureCode;
 
 /// The way of an event. A stage may use those before it in this list.
-const STAGES: [&str; 10] = [
+const STAGES: [&str; 11] = [
     "clock",
     "event",
     "webhook",
@@ -16,6 +16,7 @@ const STAGES: [&str; 10] = [
     "intake",
     "courier",
     "recordings",
+    "retention",
     "api",
     "cli",
 ];

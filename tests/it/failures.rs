@@ -9,9 +9,8 @@ use chrono::TimeDelta;
 use finalizer::clock::SystemClock;
 use finalizer::event::FailureCode;
 use finalizer::finalize::{Outcome, PriceBook};
-use finalizer::intake::{
-    IntakeParts, NoDesk, RawEvent, ReplayOrder, Replayed, Replayer, Retention,
-};
+use finalizer::intake::{IntakeParts, NoDesk, RawEvent, ReplayOrder, Replayed, Replayer};
+use finalizer::retention::Retention;
 use finalizer::store::{
     Beginning, Ending, Failure, FailureFilter, FailurePlace, FailureState, OpenFailures, Progress,
     Refusal, Replay, ReplayOutcome, ReplayState, SharedStore,
@@ -489,15 +488,16 @@ async fn old_bytes_are_dropped_and_come_back_with_their_event(test: TestStore) {
     let retention = Retention {
         store: Arc::clone(&test.store),
         clock: Arc::new(SystemClock::default()),
-        keep_for: Duration::from_hours(24),
+        failures: Duration::from_hours(24),
+        deliveries: Duration::MAX,
     };
     // It is about events of long ago; this one comes again now.
     let now = SystemClock::machine_now();
     let mut again = prepared(&json!({"type": "nothing"}));
     again.failure_id = fresh_id();
     test.take_prepared(&TestDesk::closed(), now, &[again]).await;
-    assert_eq!(retention.round().await.unwrap(), 1);
-    assert_eq!(retention.round().await.unwrap(), 0);
+    assert_eq!(retention.drop_failures().await.unwrap(), 1);
+    assert_eq!(retention.drop_failures().await.unwrap(), 0);
     let (old, raw) = test.store.failure(failure_id).await.unwrap().unwrap();
     assert!(raw.is_empty() && old.raw_expired_at.is_some() && old.size_bytes > 100);
     assert_eq!(failure(&test, young).await.raw_expired_at, None);

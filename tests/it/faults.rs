@@ -268,7 +268,7 @@ async fn connections_that_nobody_hears_of_again_are_replaced() {
     until("every connection is in use", async || {
         let waiting = "SELECT count(*) FROM pg_stat_activity
             WHERE datname = current_database() AND wait_event_type = 'Lock'";
-        sqlx::query_scalar::<_, i64>(waiting).fetch_one(&mut watching).await.unwrap() == 12
+        sqlx::query_scalar::<_, i64>(waiting).fetch_one(&mut watching).await.unwrap() == 7
     })
     .await;
     database.abandon();

@@ -35,6 +35,7 @@ mod presigned;
 mod reading;
 mod recordings;
 mod reprice;
+mod retention;
 mod samples;
 mod scenarios;
 mod store;

@@ -71,7 +71,8 @@ fn oracle(history: &str) -> (Oracle, DateTime<Utc>) {
 fn assert_agrees(history: &str) {
     let (oracle, started_at) = oracle(history);
     let bytes = event(history, started_at);
-    let ours = turns(&ended(&bytes).call).unwrap();
+    let ended = ended(&bytes);
+    let ours = turns(&ended.call).unwrap();
 
     let mut expected = BTreeMap::new();
     for turn in oracle.turns {
@@ -83,7 +84,7 @@ fn assert_agrees(history: &str) {
         .into_iter()
         .map(|turn| {
             let Turn { id, role, text, start_ms, is_interrupted, .. } = turn;
-            (id.unwrap(), (role, text, start_ms, is_interrupted))
+            (id.unwrap().to_owned(), (role, text.into_owned(), start_ms, is_interrupted))
         })
         .collect();
     assert_eq!(found, expected);

@@ -239,7 +239,10 @@ fn settings(folder: &Path, listen: SocketAddr) -> RunSettings {
         },
         sweep: SweepSettings { recording_deadline: Duration::from_mins(30) },
         silence: SilenceSettings { abandon_after: Duration::from_hours(6) },
-        retention: RetentionSettings { failure_retention: Duration::from_hours(24) },
+        retention: RetentionSettings {
+            failure_retention: Duration::from_hours(24),
+            delivery_retention: Duration::from_hours(24),
+        },
         livekit: LivekitSettings::default(),
         traces: TraceSettings::default(),
     }

@@ -21,7 +21,8 @@ use crate::crash::{self, Point};
 use crate::finalize::Prepared;
 use crate::health::Health;
 use crate::intake::{
-    Disposition, Intake, Patience, RawEvent, ReplayOrder, Replayer, Ticket, dead_letter, headers,
+    Answers, Disposition, Intake, Patience, RawEvent, ReplayOrder, Replayer, Ticket, dead_letter,
+    headers,
 };
 use crate::store::StoreError;
 
@@ -78,8 +79,8 @@ struct Lane {
     ledger: Ledger,
     marks: Marks,
     source: Arc<str>,
-    answers: mpsc::UnboundedSender<(u64, Disposition)>,
-    answered: mpsc::UnboundedReceiver<(u64, Disposition)>,
+    answers: Answers,
+    answered: mpsc::UnboundedReceiver<Vec<(u64, Disposition)>>,
     /// When events last were answered, or there were none.
     answered_at: Instant,
     hold_at_most: Duration,
@@ -132,11 +133,7 @@ impl Lane {
                         return self.finish().await;
                     }
                 }
-                Some((tag, disposition)) = self.answered.recv() => {
-                    self.try_once_more(&disposition).await?;
-                    self.settle(tag, &disposition);
-                    self.acknowledge().await?;
-                }
+                Some(answers) = self.answered.recv() => self.settle(answers).await?,
                 _ = marking.tick() => {
                     if !self.mark().await? {
                         return self.finish().await;
@@ -259,17 +256,22 @@ impl Lane {
         Ok(())
     }
 
-    /// Notes an answer, and all others that are there; each dead letter is tried first.
-    fn settle(&mut self, tag: u64, disposition: &Disposition) {
-        self.answered_at = Instant::now();
-        self.note(tag, disposition);
-        while self.replayer.is_none()
-            && let Ok((tag, disposition)) = self.answered.try_recv()
-        {
-            self.note(tag, &disposition);
+    /// Notes answers, and acknowledges what they are the last ones for. Each dead letter is tried, and
+    /// done with, before the next.
+    async fn settle(&mut self, answers: Vec<(u64, Disposition)>) -> Result<(), BrokerError> {
+        for (tag, disposition) in answers {
+            if self.replayer.is_some() {
+                self.try_once_more(&disposition).await?;
+                self.note(tag, &disposition);
+                self.acknowledge().await?;
+            } else {
+                self.note(tag, &disposition);
+            }
         }
+        self.answered_at = Instant::now();
         // Not only what is acknowledged is done: one event may keep back the tags behind it.
         self.note_in_hand(true);
+        self.acknowledge().await
     }
 
     fn note(&mut self, tag: u64, disposition: &Disposition) {
@@ -301,15 +303,13 @@ impl Lane {
         answered(self.channel.basic_cancel(tag, BasicCancelOptions::default())).await?;
         let deadline = Instant::now() + FINISH_WITHIN;
         while !self.ledger.is_empty() {
-            match tokio::time::timeout_at(deadline, self.answered.recv()).await {
-                Ok(Some((_, Disposition::Retry)) | None) | Err(_) => break,
-                // A dead letter that cannot be tried now is left to the broker.
-                Ok(Some((tag, disposition))) => match self.try_once_more(&disposition).await {
-                    Ok(()) => self.settle(tag, &disposition),
-                    Err(_) => break,
-                },
+            let answers = tokio::time::timeout_at(deadline, self.answered.recv()).await;
+            let Ok(Some(answers)) = answers else { break };
+            let is_over = answers.iter().any(|(_, answer)| *answer == Disposition::Retry);
+            // A dead letter that cannot be tried now is left to the broker.
+            if self.settle(answers).await.is_err() || is_over {
+                break;
             }
-            self.acknowledge().await?;
         }
         self.acknowledge().await
     }
