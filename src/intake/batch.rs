@@ -307,7 +307,7 @@ fn answer_all(answered: impl IntoIterator<Item = (Caller, Disposition)>) {
     for (Caller { token, answers, .. }, disposition) in answered {
         match &mut open {
             Some((to, together)) if to.same_channel(&answers) => {
-                together.push((token, disposition))
+                together.push((token, disposition));
             }
             _ => {
                 send(open.take());
