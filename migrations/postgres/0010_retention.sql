@@ -17,3 +17,6 @@ ALTER TABLE deliveries SET (autovacuum_vacuum_scale_factor = 0.02, autovacuum_va
     autovacuum_analyze_scale_factor = 0.05);
 ALTER TABLE attempts SET (autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_insert_scale_factor = 0.05,
     autovacuum_analyze_scale_factor = 0.05);
+
+-- Whoever erases a session looks for its failures.
+CREATE INDEX failures_session ON failures (session_id) WHERE session_id IS NOT NULL;

@@ -55,7 +55,9 @@ struct PartData {
     at: DateTime<Utc>,
     /// Sessions that were finalized.
     finalized: u32,
-    /// From the end of a call to its session, on average; null: there was none.
+    /// How many of them have a known end of their call.
+    finalize_timed: u32,
+    /// From the end of a call to its session, on average over those; null: there was none.
     finalize_seconds: Option<f64>,
     /// Deliveries that began to be owed.
     owed: u32,
@@ -63,7 +65,9 @@ struct PartData {
     delivered: u32,
     /// How many of them failed to the end.
     exhausted: u32,
-    /// From the session to the webhook that arrived, on average; null: none has.
+    /// How many arrived without being sent again.
+    deliver_timed: u32,
+    /// From the session to the webhook that arrived, on average over those; null: there was none.
     deliver_seconds: Option<f64>,
 }
 
@@ -223,10 +227,12 @@ impl Part {
         PartData {
             at: self.at,
             finalized: self.finalized.count,
+            finalize_timed: self.finalized.timed,
             finalize_seconds: self.finalized.mean_seconds(),
             owed: self.owed,
             delivered: self.delivered.count,
             exhausted: self.exhausted,
+            deliver_timed: self.delivered.timed,
             deliver_seconds: self.delivered.mean_seconds(),
         }
     }
@@ -249,7 +255,10 @@ impl Mean {
 
 #[cfg(test)]
 mod tests {
+    use uuid::Uuid;
+
     use super::*;
+    use crate::webhook::{EventType, MessageId};
 
     fn at(seconds: i64) -> DateTime<Utc> {
         DateTime::from_timestamp(1_000_000_000 + seconds, 0).unwrap()
@@ -276,9 +285,42 @@ mod tests {
         let call = |ended_at| FinalizedCall { ended_at, finalized_at: at(0) };
         span.add_calls(&[call(Some(at(-1))), call(Some(at(-2))), call(Some(at(5))), call(None)]);
         let shown = span.parts[59].show();
-        assert_eq!((shown.finalized, shown.finalize_seconds), (4, Some(1.0)));
+        assert_eq!((shown.finalized, shown.finalize_timed), (4, 3));
+        assert_eq!(shown.finalize_seconds, Some(1.0));
         assert_eq!(span.parts[58].show().finalize_seconds, None);
         assert_eq!(span.complete_since, span.since);
+    }
+
+    fn delivery(state: DeliveryState) -> Delivery {
+        Delivery {
+            delivery_id: Uuid::nil(),
+            message_id: MessageId([0; 16]),
+            event_type: EventType::SessionFinalized,
+            session_id: None,
+            endpoint_id: Uuid::nil(),
+            state,
+            cause: None,
+            attempts: 1,
+            redelivered_after: None,
+            next_attempt_at: None,
+            created_at: at(0),
+            finished_at: Some(at(4)),
+        }
+    }
+
+    #[test]
+    fn how_long_it_took_is_told_of_what_arrived_without_being_sent_again() {
+        let mut span = Span::new(at(0), 60);
+        let mut deliveries = Vec::from(DeliveryState::ALL.map(delivery));
+        deliveries.push(Delivery {
+            redelivered_after: Some(1),
+            finished_at: Some(at(900)),
+            ..delivery(DeliveryState::Delivered)
+        });
+        span.add_deliveries(&deliveries, DELIVERIES);
+        let shown = span.parts[59].show();
+        assert_eq!((shown.owed, shown.delivered, shown.exhausted), (5, 2, 1));
+        assert_eq!((shown.deliver_timed, shown.deliver_seconds), (1, Some(4.0)));
     }
 
     #[test]

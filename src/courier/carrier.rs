@@ -65,6 +65,12 @@ impl Carrier {
     }
 
     async fn attempt(&self, job: &Job, started_at: DateTime<Utc>) -> (Entry, Feedback) {
+        if job.owed.body.is_empty() {
+            let next = Next::Cancelled(Cause::SessionErased);
+            let mut nothing = result(job, started_at, Posted::nothing(), next);
+            nothing.attempt.error = Some(Cause::SessionErased.as_str().to_owned());
+            return (attempted(job, nothing), Feedback::NONE);
+        }
         let Some(addressee) = self.addressee(job).await else {
             return (Entry::GivenBack(job.clone()), Feedback::NONE);
         };

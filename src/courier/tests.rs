@@ -511,6 +511,21 @@ async fn a_secret_that_cannot_be_opened_fails_the_attempt_and_posts_nothing() {
 }
 
 #[tokio::test]
+async fn what_has_no_bytes_any_more_is_cancelled_and_not_posted() {
+    let mut receiver = Receiver::start(|_| ok()).await;
+    let world = World::running().await;
+    let endpoint = world.add_endpoint(1, &receiver.url());
+    world.until(|world| world.desk.lively_process().is_some()).await;
+    let process_id = world.desk.reserve(endpoint, None).unwrap();
+    let owed = Owed { process_id, body: Bytes::new(), ..world.add_delivery(endpoint, 0) };
+    world.table.lock().rows.get_mut(&owed.delivery_id).unwrap().process = Some(process_id);
+    world.desk.accept(vec![owed.clone()]);
+    let result = world.attempted(&owed, 1).await;
+    assert_eq!(result.next, Next::Cancelled(Cause::SessionErased));
+    assert!(receiver.already().is_none());
+}
+
+#[tokio::test]
 async fn an_endpoint_is_called_with_its_own_headers_and_within_its_own_time() {
     let mut receiver = Receiver::start(|_| Reply::Hang).await;
     let world = World::running().await;

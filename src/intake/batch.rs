@@ -247,8 +247,11 @@ impl Taker {
         let taken = store.take(Batch { terms: self.terms(), events: prepared }).await?;
         self.parts.desk.accept(taken.owed);
         if !taken.unjoined.is_empty() {
-            let owed = store.join_recordings(self.terms(), &taken.unjoined).await?;
-            self.parts.desk.accept(owed);
+            match store.join_recordings(self.terms(), &taken.unjoined).await {
+                Ok(owed) => self.parts.desk.accept(owed),
+                // The batch is committed; the sweep joins them.
+                Err(error) => tracing::warn!(%error, "recordings could not be joined"),
+            }
         }
         Ok(taken.outcomes)
     }

@@ -26,7 +26,10 @@ pub(super) fn count_one(metrics: &IntakeMetrics, source: Source, outcome: &Outco
         Outcome::Accepted(_) => Became::Accepted,
         Outcome::Duplicate(_) => Became::Duplicate,
         Outcome::Failed { rejection, .. } => {
-            metrics.failures.of(rejection.code).inc();
+            // What is replayed was a failure before.
+            if source != Source::Replay {
+                metrics.failures.of(rejection.code).inc();
+            }
             Became::Failed
         }
     };

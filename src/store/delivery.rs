@@ -267,6 +267,8 @@ pub enum Cause {
     EndpointDisabled,
     /// The endpoint was deleted.
     EndpointDeleted,
+    /// The session was erased, and with it what there was to send.
+    SessionErased,
 }
 
 impl Cause {
@@ -275,6 +277,7 @@ impl Cause {
         match self {
             Self::EndpointDisabled => "endpoint_disabled",
             Self::EndpointDeleted => "endpoint_deleted",
+            Self::SessionErased => "session_erased",
         }
     }
 }

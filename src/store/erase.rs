@@ -47,14 +47,20 @@ pub(super) fn files(json: &str) -> Result<Vec<String>, StoreError> {
 pub(super) const ADD_ERASED_EGRESS: &str = "INSERT INTO erased_egresses (egress_id, session_id)
     VALUES ($1, $2) ON CONFLICT DO NOTHING";
 
+pub(super) const NAMED_BY_ANOTHER: &str = "SELECT id FROM sessions
+    WHERE recording_egress_id = $1 AND session_id <> $2 LIMIT 1";
+
 pub(super) const DROP_EGRESS: &str = "DELETE FROM egresses WHERE egress_id = $1";
 
 pub(super) const FILES: &str = "SELECT files FROM erased_sessions WHERE session_id = $1";
 
 pub(super) const KEEP_FILES: &str = "UPDATE erased_sessions SET files = $2 WHERE session_id = $1";
 
-/// Pending deliveries first: nothing may go out whose bytes are gone. One that a process is just
-/// sending counts no more.
+/// Before anything else: it locks the messages, so that none of their deliveries is owed anew from now on.
+pub(super) const DROP_BODIES: &str =
+    "UPDATE messages SET thin = NULL, full_body = NULL WHERE session_id = $1";
+
+/// Nothing goes out whose bytes are gone. One that a process is just sending counts no more.
 pub(super) const CANCEL_DELIVERIES: &str = "UPDATE deliveries
     SET state = 'cancelled', cause = 'session_erased', finished_at = $2, process_id = NULL
     WHERE state = 'pending'
@@ -69,7 +75,7 @@ pub(super) const DROP_RAW: &str = "UPDATE failures
     WHERE session_id = $1";
 
 /// What has no other arguments than the session.
-pub(super) const DROP_REST: [&str; 5] = [
+pub(super) const DROP_REST: [&str; 4] = [
     "DELETE FROM sessions WHERE session_id = $1",
     "DELETE FROM checkpoints WHERE session_id = $1",
     "DELETE FROM finished_rooms WHERE session_id = $1",
@@ -77,7 +83,6 @@ pub(super) const DROP_REST: [&str; 5] = [
     WHERE delivery_id IN (
         SELECT delivery_id FROM deliveries
         WHERE message_id IN (SELECT message_id FROM messages WHERE session_id = $1))",
-    "UPDATE messages SET thin = NULL, full_body = NULL WHERE session_id = $1",
 ];
 
 /// What a store brings for erasing; both databases have the same statements. `ADD_ERASED` alone
@@ -101,8 +106,9 @@ macro_rules! impl_erase {
                         .map_err(failed)?;
                     return files.map(|json| erase::files(&json)).transpose();
                 };
-                let mut egresses = tx.egresses(&erase::egress_keys(&session)).await?;
-                egresses.retain(|egress| erase::is_of(egress, &session));
+                let found = tx.egresses(&erase::egress_keys(&session)).await?;
+                let (egresses, others): (Vec<_>, Vec<_>) =
+                    found.into_iter().partition(|egress| erase::is_of(egress, &session));
                 let files = recording_files(&session, &egresses, place);
                 query(ADD_ERASED)
                     .bind(session_id)
@@ -114,7 +120,7 @@ macro_rules! impl_erase {
                     .execute(&mut *tx.0)
                     .await
                     .map_err(failed)?;
-                tx.erase_egresses(&session, &egresses).await?;
+                tx.erase_egresses(&session, &egresses, &others).await?;
                 tx.erase_rest(session_id, now).await?;
                 Box::new(tx).commit().await?;
                 Ok(Some(files))
@@ -140,9 +146,22 @@ macro_rules! impl_erase {
                 &mut self,
                 session: &Session,
                 egresses: &[JoinedEgress],
+                others: &[JoinedEgress],
             ) -> Result<(), StoreError> {
-                let known = egresses.iter().map(|row| &row.egress.egress_id);
-                let all: Vec<&String> = known.chain(&session.recording_egress_id).collect();
+                let mut all: Vec<&String> =
+                    egresses.iter().map(|row| &row.egress.egress_id).collect();
+                // The recording that it names may be another session's.
+                if let Some(named) = &session.recording_egress_id
+                    && others.iter().all(|row| row.egress.egress_id != *named)
+                {
+                    let other: Option<i64> = query_scalar(erase::NAMED_BY_ANOTHER)
+                        .bind(named)
+                        .bind(session.session_id)
+                        .fetch_optional(&mut *self.0)
+                        .await
+                        .map_err(failed)?;
+                    all.extend(other.is_none().then_some(named));
+                }
                 for egress_id in all {
                     query(erase::ADD_ERASED_EGRESS)
                         .bind(egress_id)
@@ -164,6 +183,11 @@ macro_rules! impl_erase {
                 session_id: Uuid,
                 now: DateTime<Utc>,
             ) -> Result<(), StoreError> {
+                query(erase::DROP_BODIES)
+                    .bind(session_id)
+                    .execute(&mut *self.0)
+                    .await
+                    .map_err(failed)?;
                 query(erase::CANCEL_DELIVERIES)
                     .bind(session_id)
                     .bind(now)

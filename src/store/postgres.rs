@@ -31,8 +31,9 @@ use super::rows::{
 };
 use super::shared::{COUNTED_AT_ONCE, MOST_COUNTED, number};
 use super::sql::{
-    egress_columns, egress_upsert, endpoint_columns, finalized_after, finalized_lately,
-    history_filter, messages_told, room_columns, session_columns, session_upsert,
+    egress_columns, egress_upsert, endpoint_columns, finalized_after, finalized_lately, has_bytes,
+    history_filter, messages_told, redeliver, redeliver_range, room_columns, session_columns,
+    session_upsert,
 };
 use super::transaction::{
     DeliveryToKeep, EgressKeys, FailureToKeep, Health, RoomKeys, Rowwise, SessionKeys, Transaction,
@@ -326,6 +327,10 @@ const DROP_DELIVERIES: &str = "DELETE FROM deliveries WHERE delivery_id = ANY($1
 
 const DROP_BODIES: &str = "UPDATE messages SET thin = NULL, full_body = NULL, is_pruned = TRUE
     WHERE message_id = ANY($1)";
+
+const REDELIVER: &str = redeliver!(" FOR SHARE");
+
+const REDELIVER_RANGE: &str = redeliver_range!(" FOR SHARE");
 
 /// Their deliveries are made in the same transaction: nobody may drop their bytes meanwhile.
 const MESSAGES_TOLD: &str = messages_told!(" FOR SHARE");

@@ -675,7 +675,7 @@ macro_rules! impl_store {
                 within(async {
                     let (mut tx, mut owed) = (self.begin().await?, Vec::new());
                     for delivery_id in deliveries {
-                        let changed = query(sql::REDELIVER)
+                        let changed = query(REDELIVER)
                             .bind(delivery_id)
                             .bind(now)
                             .execute(&mut *tx)
@@ -1277,7 +1277,7 @@ macro_rules! impl_rowwise {
                 (after, last): (Uuid, Uuid),
                 now: DateTime<Utc>,
             ) -> Result<u64, StoreError> {
-                let owed = query(sql::REDELIVER_RANGE)
+                let owed = query(REDELIVER_RANGE)
                     .bind(range.endpoint_id)
                     .bind(after)
                     .bind(last)

@@ -561,9 +561,25 @@ pub(super) const ATTEMPTS: &str = "SELECT number, started_at, duration_us, statu
     WHERE delivery_id = $1
     ORDER BY number";
 
+/// The delivery's message still has its bytes: what was erased has none, and whoever erases it waits.
+macro_rules! has_bytes {
+    ($locked:literal) => {
+        concat!(
+            "EXISTS (
+        SELECT 1 FROM messages
+        WHERE messages.message_id = deliveries.message_id
+          AND (thin IS NOT NULL OR full_body IS NOT NULL)",
+            $locked,
+            ")"
+        )
+    };
+}
+
 /// What is pending is only brought forward.
-/// What was erased has no bytes to be sent.
-pub(super) const REDELIVER: &str = "UPDATE deliveries
+macro_rules! redeliver {
+    ($locked:literal) => {
+        concat!(
+            "UPDATE deliveries
     SET redelivered_after = CASE state WHEN 'pending' THEN redelivered_after ELSE attempts END,
         state = 'pending', cause = NULL, is_retry = TRUE, next_attempt_at = $2, finished_at = NULL
     WHERE delivery_id = $1 AND process_id IS NULL
@@ -571,10 +587,11 @@ pub(super) const REDELIVER: &str = "UPDATE deliveries
         SELECT 1 FROM endpoints
         WHERE endpoints.endpoint_id = deliveries.endpoint_id
           AND disabled_at IS NULL AND deleted_at IS NULL)
-      AND EXISTS (
-        SELECT 1 FROM messages
-        WHERE messages.message_id = deliveries.message_id
-          AND (thin IS NOT NULL OR full_body IS NOT NULL))";
+      AND ",
+            has_bytes!($locked)
+        )
+    };
+}
 
 pub(super) const COUNT_RANGE: &str = "SELECT COUNT(*) FROM (
     SELECT 1 FROM deliveries
@@ -588,16 +605,20 @@ pub(super) const UNDELIVERED: &str = "SELECT delivery_id FROM deliveries
       AND state IN ('exhausted', 'cancelled')
     ORDER BY delivery_id LIMIT $4";
 
-pub(super) const REDELIVER_RANGE: &str = "UPDATE deliveries
+macro_rules! redeliver_range {
+    ($locked:literal) => {
+        concat!(
+            "UPDATE deliveries
     SET redelivered_after = attempts, state = 'pending', cause = NULL, is_retry = TRUE,
         next_attempt_at = $6, finished_at = NULL
     WHERE endpoint_id = $1 AND delivery_id > $2 AND delivery_id <= $3
       AND state IN ('exhausted', 'cancelled')
       AND ((state = 'exhausted' AND $4) OR (state = 'cancelled' AND $5))
-      AND EXISTS (
-        SELECT 1 FROM messages
-        WHERE messages.message_id = deliveries.message_id
-          AND (thin IS NOT NULL OR full_body IS NOT NULL))";
+      AND ",
+            has_bytes!($locked)
+        )
+    };
+}
 
 /// A bounded number of messages is looked at, whoever they are about: the endpoint may hear of none.
 /// Those whose deliveries are forgotten are not.
@@ -624,7 +645,7 @@ macro_rules! messages_told {
     };
 }
 
-pub(super) use messages_told;
+pub(super) use {has_bytes, messages_told, redeliver, redeliver_range};
 
 pub(super) const PUT_THIN: &str =
     "UPDATE messages SET thin = $2 WHERE message_id = $1 AND thin IS NULL";

@@ -515,8 +515,9 @@ fn session_keys(events: &[Prepared]) -> SessionKeys {
                 | Change::Ended(_)
                 | Change::Superseding(_)
                 | Change::Room(_),
-            )
-            | Err(_) => {}
+            ) => {}
+            // Nobody erases it until the failure is there, too.
+            Err(rejection) => keys.ids.extend(rejection.session_id),
         }
     }
     keys

@@ -1,9 +1,10 @@
 //! Erased sessions: nothing of them is left, and nothing that comes later brings them back.
 
-use finalizer::finalize::Outcome;
+use finalizer::finalize::{Outcome, RecordingStatus};
 use finalizer::store::{
     Cursor, DeliveryState, FailureFilter, FailureState, HistoryFilter, SharedStore, Slot,
 };
+use finalizer::webhook::Endpoint;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
@@ -11,6 +12,7 @@ use crate::harness::{
     TestDesk, TestStore, after, ended, endpoint, fresh_id, noon, on_both_stores, recorded,
     recording, started, until,
 };
+use crate::store::{claim, enter};
 
 on_both_stores![
     what_was_erased_is_not_there_and_its_recording_is_still_to_be_deleted,
@@ -22,6 +24,9 @@ on_both_stores![
     the_place_of_an_erased_session_in_the_order_of_all_is_not_taken,
     events_that_arrive_while_their_session_is_erased_never_bring_it_back,
     a_session_that_never_was_cannot_be_erased,
+    what_is_sent_again_while_its_session_is_erased_is_owed_to_nobody,
+    a_delivery_whose_bytes_are_gone_keeps_no_other_from_being_claimed,
+    a_recording_that_two_sessions_name_stays_with_the_other,
 ];
 
 const PLACE: &str = "s3://recordings";
@@ -200,6 +205,75 @@ async fn a_session_that_never_was_cannot_be_erased(test: TestStore) {
     assert_eq!(erase(&test, session_id).await, None);
     let outcomes = test.take(&[ended(session_id)]).await.outcomes;
     assert_eq!(outcomes, [Outcome::Finalized(session_id)]);
+}
+
+async fn what_is_sent_again_while_its_session_is_erased_is_owed_to_nobody(test: TestStore) {
+    let off = Endpoint { disabled: Some((noon(), "by_hand".to_owned())), ..endpoint() };
+    test.store.add_endpoint(&off).await.unwrap();
+    let sessions: Vec<Uuid> = (0..20).map(|_| fresh_id()).collect();
+    for session_id in &sessions {
+        test.take(&[ended(*session_id)]).await;
+    }
+    test.store.enable_endpoint(off.endpoint_id).await.unwrap();
+    for session_id in sessions {
+        let delivery_id = test.store.deliveries_of(session_id).await.unwrap()[0].delivery_id;
+        let again = async {
+            for _ in 0..20 {
+                test.store.redeliver(&[delivery_id], after(60)).await.unwrap();
+            }
+        };
+        tokio::join!(erase(&test, session_id), again);
+        let [delivery] = &test.store.deliveries_of(session_id).await.unwrap()[..] else {
+            panic!("it has one")
+        };
+        assert_eq!(delivery.state, DeliveryState::Cancelled);
+    }
+}
+
+async fn a_delivery_whose_bytes_are_gone_keeps_no_other_from_being_claimed(test: TestStore) {
+    let endpoint = endpoint();
+    test.store.add_endpoint(&endpoint).await.unwrap();
+    test.take(&[ended(fresh_id())]).await;
+    test.take_with(&TestDesk::closed(), after(1), &[ended(fresh_id())]).await;
+    let first = "UPDATE messages SET thin = NULL
+        WHERE created_at = (SELECT MIN(created_at) FROM messages)";
+    test.execute(first).await;
+    let process = enter(&test, 2).await;
+    let owed = claim(&test, process, 2, &endpoint, 5).await;
+    let mut has_bytes: Vec<bool> = owed.iter().map(|owed| !owed.body.is_empty()).collect();
+    has_bytes.sort_unstable();
+    assert_eq!(has_bytes, [false, true]);
+}
+
+async fn a_recording_that_two_sessions_name_stays_with_the_other(test: TestStore) {
+    let egress_id = format!("EG_{}", fresh_id());
+    let sessions = [fresh_id(), fresh_id()];
+    let naming = sessions.map(|session_id| {
+        let mut event = ended(session_id);
+        event["recording"] = json!({"egress_id": egress_id});
+        event
+    });
+    test.take(&naming).await;
+    let mut report = recording(fresh_id(), &egress_id, "EGRESS_ENDING");
+    report.as_object_mut().unwrap().remove("session_id");
+    test.take(&[report.clone()]).await;
+    let status = async |session_id| {
+        let session = test.store.session(session_id).await.unwrap().unwrap();
+        session.recording.status
+    };
+    let mut joined = Vec::new();
+    for session_id in sessions {
+        joined.push(status(session_id).await == RecordingStatus::Processing);
+    }
+    let (owner, other) =
+        if joined[0] { (sessions[0], sessions[1]) } else { (sessions[1], sessions[0]) };
+    assert_eq!(status(owner).await, RecordingStatus::Processing, "{joined:?}");
+    erase(&test, other).await;
+    let mut end = report;
+    end["egress"]["status"] = json!("EGRESS_FAILED");
+    let outcomes = test.take(&[end]).await.outcomes;
+    assert!(!matches!(outcomes[..], [Outcome::Duplicate(_)]), "{outcomes:?}");
+    assert_eq!(status(owner).await, RecordingStatus::Failed);
 }
 
 fn all_failures() -> FailureFilter {

@@ -150,6 +150,24 @@ async fn a_file_that_a_worker_stores_in_the_bucket_is_found_when_it_is_there() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_recording_of_an_erased_session_is_deleted_from_the_bucket() {
+    let bucket = Bucket::start().await;
+    bucket.put(KEY, "video/mp4", b"0123456789".to_vec()).await;
+    bucket.put(OTHER_KEY, "video/mp4", b"of somebody else".to_vec()).await;
+    let site = bucket.holds_recordings_of(Site::embedded(sqlite().await).await, "eu");
+    let process = site.start().await;
+    let session = session_with_recording(&process.caller(), BUCKET, KEY).await;
+    let other = session_with_recording(&process.caller(), BUCKET, OTHER_KEY).await;
+    let link = |session: &Value| session["recording_presigned_url"].as_str().unwrap().to_owned();
+    assert_eq!(curl(&link(&session), &[]).status, 200);
+    let erased = site.run(&["sessions", "erase", session["session_id"].as_str().unwrap()]);
+    assert!(erased.status.success(), "{erased:?}");
+    assert_eq!(curl(&link(&session), &[]).status, 404, "nobody can play it");
+    assert_eq!(curl(&link(&other), &[]).status, 200);
+    process.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_file_in_a_folder_plays_as_what_it_is() {
     let site = Site::embedded(sqlite().await).await;
     let process = site.start().await;

@@ -1,6 +1,6 @@
 // The console: who is signed in, which page is open, what keeps it fresh, and its keys.
 
-import { Refused, api, dialog, h, heading, say, signedIn } from "./kit.js";
+import { Refused, action, api, closeDialogs, dialog, h, heading, say, signedIn } from "./kit.js";
 import { forget, overview } from "./overview.js";
 import { session, sessions } from "./sessions.js";
 import { deliveries, delivery, endpoint, endpoints } from "./webhooks.js";
@@ -12,6 +12,8 @@ const NAMES = [["overview", "Overview", "o"], ["sessions", "Sessions", "s"], ["e
 
 const main = document.getElementById("main");
 const top = document.getElementById("top");
+/** All tabs have one cookie: the others begin anew when somebody signs in or out here. */
+const tabs = new BroadcastChannel("session");
 let who = null;
 let open = null;
 let isFresh = true;
@@ -23,23 +25,29 @@ function address() {
   const [name = "", id = null] = path.split("/").filter(Boolean);
   const known = Object.hasOwn(PAGES, name) && (name !== "failures" || who.is_staff) ? name : "overview";
   const page = PAGES[known][id ? 1 : 0] ?? PAGES[known][0];
-  return { name: known, page, id: id && decodeURIComponent(id), given: Object.fromEntries(new URLSearchParams(search)) };
+  const given = Object.fromEntries(new URLSearchParams(search));
+  try {
+    return { name: known, page, id: id && decodeURIComponent(id), given };
+  } catch {
+    return { name: known, page: NOWHERE, id: null, given };
+  }
 }
+
+/** What an address leads to that is none. */
+const NOWHERE = { title: () => "Not found", load: async () => { throw new Error("There is no such page."); } };
 
 async function go() {
   if (!who) return;
+  closeDialogs();
   open?.leave.abort();
   const leave = new AbortController();
-  const here = { ...address(), leave, shown: null, text: "" };
+  const here = { ...address(), leave, shown: null, text: "", refusal: null, looking: null };
   open = here;
-  here.context = { id: here.id, given: here.given, session: who, signal: leave.signal, refresh: () => refresh(here, true), reload: () => here.page.load(here.context) };
+  here.context = { id: here.id, given: here.given, session: who, signal: leave.signal, refresh: () => refresh(here), reload: () => here.page.load(here.context) };
   drawTop(here.name);
   main.setAttribute("aria-busy", "true");
-  try {
-    show(here, await here.page.load(here.context));
-  } catch (error) {
-    if (open === here && who) main.replaceChildren(heading("This cannot be shown"), h("p", { class: "nothing" }, error.message));
-  }
+  // Why there is nothing to be seen is on the page.
+  await look(here).catch(() => {});
   if (open !== here) return;
   main.removeAttribute("aria-busy");
   document.title = `${here.page.title()} – Finalizer`;
@@ -48,35 +56,60 @@ async function go() {
 }
 
 function show(here, data) {
-  if (open !== here) return;
   here.shown = here.page.draw(data, here.context);
   here.text = textOf(here, data);
   here.drawnFor = here.page.drawnFor?.(data);
   main.replaceChildren(here.shown.node);
 }
 
+function refuse(here, { message }) {
+  if (here.refusal === message) return;
+  here.refusal = message;
+  main.replaceChildren(heading("This cannot be shown"), h("p", { class: "nothing" }, message));
+}
+
 const textOf = ({ page }, data) => (page.same ? page.same(data) : JSON.stringify(data));
 
-/** Looks again; only what has changed is drawn, so that nothing moves for nothing. */
-async function refresh(here, isWanted = false) {
-  if (open !== here || !here.shown || here.isLooking || (!isWanted && (!here.page.isLive || !isFresh || document.hidden))) return;
-  here.isLooking = true;
+/** Looks; only what has changed is drawn, so that nothing moves for nothing. */
+function look(here) {
+  here.looking = draw(here).finally(() => { here.looking = null; });
+  return here.looking;
+}
+
+async function draw(here) {
   try {
     const data = await here.page.load(here.context);
+    if (open !== here) return;
     const text = textOf(here, data);
-    if (open === here && here.page.drawnFor?.(data) !== here.drawnFor) {
+    if (!here.shown || here.page.drawnFor?.(data) !== here.drawnFor) {
       show(here, data);
-    } else if (open === here && text !== here.text) {
+    } else if (text !== here.text) {
       here.text = text;
       here.shown.update(data);
     }
     note(true);
   } catch (error) {
-    if (open === here && error.name !== "AbortError") note(false);
-    if (isWanted && error.name !== "AbortError") throw error;
-  } finally {
-    here.isLooking = false;
+    if (open !== here) return;
+    if (here.shown) note(false);
+    else refuse(here, error);
+    throw error;
   }
+}
+
+/** Looks again. A look that is under way may have begun too early to see what is wanted. */
+async function refresh(here) {
+  while (here.looking) await here.looking.catch(() => {});
+  if (open === here) await look(here);
+}
+
+/** Looks again by itself: what could not be shown may be there now. */
+function tick() {
+  if (!open || open.looking || !isFresh || document.hidden || (open.shown && !open.page.isLive)) return;
+  look(open).catch(() => {});
+}
+
+function lookAgain(here) {
+  refresh(here).then(() => { if (open === here && here.shown) say("This is the newest."); }, (error) => say(error.message, "bad"));
 }
 
 /** Tells, quietly, that what is shown is the newest, and aloud when it ceases to be. */
@@ -110,10 +143,11 @@ const brand = () => h("a", { class: "brand", href: "#/overview" }, h("span", { c
 function toggleFresh() {
   isFresh = !isFresh;
   document.getElementById("fresh").setAttribute("aria-pressed", String(isFresh));
-  if (isFresh) refresh(open, true).catch(() => {});
+  if (isFresh) refresh(open).catch(() => {});
 }
 
 function askForKey(message = null) {
+  closeDialogs();
   who = null;
   signedIn(null);
   forget();
@@ -131,6 +165,7 @@ function askForKey(message = null) {
       if (!/^sk_[0-9a-f]{64}$/i.test(key)) throw new Refused(400, { message: "An API key is sk_ and 64 hexadecimal digits." });
       who = await api("/api/console/session/", { method: "POST", headers: { "X-API-Key": key } });
       signedIn(who);
+      tabs.postMessage("changed");
       go();
     } catch (error) {
       wrong.textContent = error.message;
@@ -146,11 +181,18 @@ function askForKey(message = null) {
 }
 
 async function signOut() {
-  await api("/api/console/session/", { method: "DELETE" }).catch((error) => say(error.message, "bad"));
+  try {
+    await api("/api/console/session/", { method: "DELETE" });
+  } catch (error) {
+    // Only the server can take the cookie away.
+    if (error.status !== 401) return say(`You are still signed in. ${error.message}`, "bad");
+  }
+  tabs.postMessage("changed");
   askForKey();
 }
 
 document.addEventListener("signedout", () => { if (who) askForKey("The session has ended: sign in again."); });
+tabs.addEventListener("message", () => location.reload());
 
 // ---- light and dark ----
 
@@ -202,7 +244,7 @@ function play() {
 
 const DO = {
   j: () => step(1), k: () => step(-1), p: play, t: toggleTheme, "?": help,
-  r: () => refresh(open, true).then(() => say("This is the newest."), (error) => say(error.message, "bad")),
+  r: () => lookAgain(open),
   "/": () => main.querySelector("input, select")?.focus(),
 };
 
@@ -222,12 +264,19 @@ document.getElementById("skip").addEventListener("click", (event) => {
   main.focus();
 });
 addEventListener("hashchange", go);
-setInterval(() => open && refresh(open), REFRESH_MS);
+setInterval(tick, REFRESH_MS);
+
+async function start() {
+  try {
+    who = await api("/api/console/session/");
+  } catch (error) {
+    if (error.status === 401) return askForKey();
+    return main.replaceChildren(heading("This cannot be shown"), h("p", { class: "nothing" }, error.message), action("Try again", start));
+  }
+  signedIn(who);
+  await go();
+}
 
 drawTheme();
 drawTop();
-api("/api/console/session/").then((session) => {
-  who = session;
-  signedIn(session);
-  return go();
-}).catch((error) => askForKey(error.status === 401 ? null : error.message));
+start();

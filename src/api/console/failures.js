@@ -44,7 +44,8 @@ export const failures = {
 
 export const failure = {
   title: () => "Failure",
-  isLive: true,
+  // Each look fetches the whole event, which may be long.
+  isLive: false,
   load: async ({ id, signal }) => {
     const { event, event_text, event_base64, ...failure } = await api(`/api/failures/${encodeURIComponent(id)}/`, { signal });
     return failure;
@@ -114,7 +115,9 @@ async function drawEvent(failure, place, signal) {
   if (failure.size_bytes > LONGEST_SHOWN) return place.draw(h("p", { class: "nothing" }, "It is too long to be shown."), download);
   const response = await fetch(`/api/failures/${failure.id}/raw/`, { signal, cache: "no-store" });
   if (!response.ok) throw new Error("The event cannot be read.");
-  const text = new TextDecoder().decode(await response.arrayBuffer());
+  const bytes = await response.arrayBuffer();
+  // A byte order mark may be what is wrong, and cannot be seen.
+  const text = new TextDecoder("utf-8", { ignoreBOM: true }).decode(bytes).replace(/^\uFEFF/, "⟨U+FEFF⟩");
   const view = jsonView(text, { pointer: failure.pointer, remark: failure.message });
   place.draw(view, download);
   const here = view.querySelector(".here");

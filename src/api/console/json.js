@@ -63,6 +63,23 @@ function tokensOf(text) {
   return tokens;
 }
 
+/** The text of a member, to the letter, by the names that lead to it; null if it is not there. */
+export function memberText(text, names) {
+  const open = [];
+  let start = -1;
+  TOKEN.lastIndex = 0;
+  for (let match = TOKEN.exec(text); match; match = TOKEN.exec(text)) {
+    const [, mark, string] = match;
+    if (start >= 0 && open.length === names.length && (mark === "," || mark === "}")) return text.slice(start, match.index);
+    if (mark === "{" || mark === "[") open.push(null);
+    else if (mark === "}" || mark === "]") open.pop();
+    else if (mark === ",") open[open.length - 1] = null;
+    else if (mark === ":" && start < 0 && open.length === names.length && open.every((name, at) => name === names[at])) start = TOKEN.lastIndex;
+    else if (string && open.at(-1) === null) open[open.length - 1] = JSON.parse(string);
+  }
+  return null;
+}
+
 /** The line that the pointer leads to, or to the nearest thing around it; -1 without a pointer. */
 export function lineAt(lines, pointer) {
   if (pointer === null || pointer === undefined) return -1;

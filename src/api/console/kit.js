@@ -34,21 +34,33 @@ export class Refused extends Error {
 let csrfToken = null;
 
 /** Asks the API; what it answers as `data`. */
-export async function api(path, { method = "GET", body, headers = {}, signal } = {}) {
+export const api = async (path, options) => (await answer(path, options)).data;
+
+/** Asks the API; the data, and the text that they came in. */
+export async function answer(path, { method = "GET", body, headers = {}, signal } = {}) {
   const sent = { ...headers };
   if (method !== "GET" && csrfToken) sent["X-CSRF-Token"] = csrfToken;
   if (body !== undefined) sent["Content-Type"] = "application/json";
-  let response;
+  let response, text;
   try {
     response = await fetch(path, { method, headers: sent, body: body && JSON.stringify(body), signal, cache: "no-store" });
+    text = await response.text();
   } catch (error) {
     if (error.name === "AbortError") throw error;
     throw new Refused(0, null);
   }
-  const answer = await response.json().catch(() => null);
-  if (response.ok && answer) return answer.data;
+  const envelope = parsed(text);
+  if (response.ok && envelope) return { data: envelope.data, text };
   if (response.status === 401) document.dispatchEvent(new Event("signedout"));
-  throw new Refused(response.status, answer);
+  throw new Refused(response.status, envelope);
+}
+
+function parsed(text) {
+  try {
+    return JSON.parse(text);
+  } catch {
+    return null;
+  }
 }
 
 /** Keeps what has to be sent with everything that changes something. */
@@ -64,7 +76,7 @@ export function query(values) {
 
 // ---- forms of things ----
 
-const DAY_AND_TIME = new Intl.DateTimeFormat(undefined, { day: "numeric", month: "short", hour: "2-digit", minute: "2-digit", second: "2-digit", hourCycle: "h23" });
+const DAY_AND_TIME = new Intl.DateTimeFormat(undefined, { year: "numeric", month: "short", day: "numeric", hour: "2-digit", minute: "2-digit", second: "2-digit", hourCycle: "h23" });
 const CLOCK = new Intl.DateTimeFormat(undefined, { hour: "2-digit", minute: "2-digit", hourCycle: "h23" });
 const COUNT = new Intl.NumberFormat();
 
@@ -161,9 +173,9 @@ export function filters(path, fields, given) {
     fields.map(field), h("div", { class: "field" }, h("button", { type: "submit" }, "Show")));
 }
 
-/** Says something to whoever looks, and to whoever listens. */
+/** Says something to whoever looks, and to whoever listens: behind an open dialog nobody does. */
 export function say(text, kind = "calm") {
-  const place = document.getElementById("status");
+  const place = [...document.querySelectorAll("dialog[open] > [role=status]")].at(-1) ?? document.getElementById("status");
   const said = h("p", { class: `toast ${kind}` }, text);
   place.replaceChildren(said);
   setTimeout(() => said.remove(), kind === "bad" ? 12000 : 6000);
@@ -195,7 +207,7 @@ export function dialog(title, children, buttons) {
     const button = ([name, value, kind]) => h("button", { type: "button", class: kind, onclick: () => { chosen = value; box.close(); } }, name);
     let chosen = null;
     const box = h("dialog", { "aria-labelledby": "dialog-title" },
-      h("h2", { id: "dialog-title" }, title), ...children, h("div", { class: "actions" }, buttons.map(button)));
+      h("h2", { id: "dialog-title" }, title), ...children, h("div", { class: "actions" }, buttons.map(button)), h("div", { role: "status" }));
     box.addEventListener("close", () => {
       box.remove();
       before?.focus?.();
@@ -204,6 +216,11 @@ export function dialog(title, children, buttons) {
     document.body.append(box);
     box.showModal();
   });
+}
+
+/** Closes what is open, as if by Escape. */
+export function closeDialogs() {
+  for (const box of document.querySelectorAll("dialog[open]")) box.close();
 }
 
 export const sure = (title, text, name, kind = "danger") => dialog(title, [h("p", null, text)], [[name, true, kind], ["Cancel", null, "quiet"]]);

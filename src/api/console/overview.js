@@ -37,8 +37,8 @@ function shown(data, session) {
   const atLeast = (number, most) => (number === null ? `over ${count(most)}` : count(number));
   const tiles = [
     ["Sessions finalized", count(sum((part) => part.finalized)), "/sessions"],
-    ["Call to session", span(mean((part) => part.finalize_seconds, (part) => part.finalized)), null],
-    ["Session to webhook", span(mean((part) => part.deliver_seconds, (part) => part.delivered)), null],
+    ["Call to session", span(mean((part) => part.finalize_seconds, (part) => part.finalize_timed)), null],
+    ["Session to webhook", span(mean((part) => part.deliver_seconds, (part) => part.deliver_timed)), null],
     ["Backlog", atLeast(data.pending, 5000), "/deliveries?status=pending", data.pending !== 0 && "busy"],
     ["Oldest pending", span(oldest), null],
     ["Exhausted", atLeast(data.exhausted, 5000), "/deliveries?status=exhausted", data.exhausted !== 0 && "bad"],

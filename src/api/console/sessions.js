@@ -1,7 +1,7 @@
 // Sessions: a list, and one of them with its transcript beside its recording.
 
-import { api, badge, count, dollars, facts, filters, foreign, h, heading, link, minutes, panel, query, region, table, time } from "./kit.js";
-import { jsonView } from "./json.js";
+import { answer, api, badge, count, dollars, facts, filters, foreign, h, heading, link, minutes, panel, query, region, table, time } from "./kit.js";
+import { jsonView, memberText } from "./json.js";
 import { deliveryTable } from "./webhooks.js";
 
 const PAGE_SIZE = 25;
@@ -18,7 +18,7 @@ export const sessions = {
     const rows = region();
     const form = filters("/sessions", [
       ["tenant_id", "Tenant", {}], ["character_slug", "Character", {}],
-      ["start", "From", { type: "date" }], ["end", "To", { type: "date" }],
+      ["start", "From (UTC)", { type: "date" }], ["end", "To (UTC)", { type: "date" }],
     ], given);
     const find = h("form", { class: "filters", onsubmit: open },
       h("div", { class: "field wide" }, h("label", { for: "session-id" }, "Session id"),
@@ -60,16 +60,16 @@ export const session = {
   title: () => "Session",
   isLive: true,
   async load({ id, signal }) {
-    const [data, { deliveries }] = await Promise.all([
-      api(`/api/billing/sessions/${encodeURIComponent(id)}/`, { signal }),
+    const [{ data, text }, { deliveries }] = await Promise.all([
+      answer(`/api/billing/sessions/${encodeURIComponent(id)}/`, { signal }),
       api(`/api/webhooks/deliveries/?session_id=${encodeURIComponent(id)}`, { signal }),
     ]);
-    return { session: data, deliveries };
+    return { session: data, deliveries, text };
   },
   /** What was said is drawn once for each revision. */
   drawnFor: ({ session }) => session.revision,
   /** A link to the recording is another one each time: that is no change. */
-  same: ({ session, deliveries }) => JSON.stringify([{ ...session, recording_presigned_url: null }, deliveries]),
+  same: ({ session, deliveries }) => JSON.stringify([{ ...session, recording_presigned_url: session.recording_presigned_url !== null }, deliveries]),
   draw(data, context) {
     const [head, told, details] = [region(), region(), region()];
     const talk = conversation(data.session, context);
@@ -83,7 +83,7 @@ export const session = {
     return {
       node: h("div", null, heading("Session"), head.place,
         talk.node, panel("Cost", costs(data.session)), panel("Webhooks", told.place), panel("Details", details.place),
-        panel("Metadata", jsonView(JSON.stringify(data.session.metadata)))),
+        panel("Metadata", jsonView(memberText(data.text, ["data", "metadata"])))),
       update,
     };
   },
@@ -153,13 +153,18 @@ function conversation(session, { signal, reload }) {
   for (const name of ["timeupdate", "seeking", "play"]) audio.addEventListener(name, follow);
   // A link ends after a while: with a fresh one it goes on where it was.
   let retries = 0;
+  audio.addEventListener("playing", () => { retries = 0; });
   audio.addEventListener("error", async () => {
-    if (retries++ > 2 || signal.aborted) return place.draw(h("p", { class: "note" }, "The recording cannot be played."));
-    const [at, fresh] = [audio.currentTime, await reload()];
-    audio.src = fresh.session.recording_presigned_url ?? "";
+    const [at, isPlaying] = [audio.currentTime, !audio.paused];
+    const fresh = retries++ > 2 ? null : await reload().catch(() => null);
+    if (signal.aborted) return;
+    if (!fresh?.session.recording_presigned_url) return place.draw(h("p", { class: "note" }, "The recording cannot be played."));
+    audio.src = fresh.session.recording_presigned_url;
     audio.currentTime = at;
+    if (isPlaying) audio.play().catch(() => {});
   });
-  signal.addEventListener("abort", () => { audio.pause(); audio.removeAttribute("src"); audio.load(); });
+  const stop = () => { audio.pause(); audio.removeAttribute("src"); audio.load(); };
+  signal.addEventListener("abort", stop);
   const list = turns.length ? h("ol", { class: "transcript", tabindex: "0", "aria-label": "Transcript" }, turns) : h("p", { class: "nothing" }, "Nothing was said.");
   return {
     node: h("div", { class: "talk" }, panel("Recording", place.place), panel("Transcript", list)),
@@ -167,7 +172,8 @@ function conversation(session, { signal, reload }) {
       if (url && !audio.hasAttribute("src")) {
         audio.src = url;
         place.draw(audio, h("p", { class: "note" }, "Press p to play or pause; choose a turn to go there."));
-      } else if (!url) {
+      } else if (!url && !(status === "READY" && audio.hasAttribute("src"))) {
+        stop();
         place.draw(h("p", { class: "nothing" }, SILENT[status] ?? SILENT.NONE), where && facts([["Stored at", foreign(where)]]));
       }
     },

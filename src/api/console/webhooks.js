@@ -1,7 +1,7 @@
 // Endpoints and how they fare; deliveries with every attempt.
 
-import { action, api, badge, count, dialog, facts, filters, foreign, h, heading, link, panel, query, region, say, span, sure, table, time } from "./kit.js";
-import { jsonView } from "./json.js";
+import { action, answer, api, badge, count, dialog, facts, filters, foreign, h, heading, link, panel, query, region, say, span, sure, table, time } from "./kit.js";
+import { jsonView, memberText } from "./json.js";
 
 const PAGE_SIZE = 50;
 
@@ -54,12 +54,12 @@ export const endpoint = {
     ]);
     return { endpoint, deliveries };
   },
-  draw(data, { refresh }) {
+  draw(data, { refresh, signal }) {
     const [head, told] = [region(), region()];
     const path = `/api/webhooks/endpoints/${data.endpoint.id}`;
     const update = ({ endpoint, deliveries }) => {
       head.draw(shown(endpoint), h("div", { class: "actions" },
-        action("Ping", () => ping(path)),
+        action("Ping", () => ping(path, signal)),
         action("Rotate the secret", () => rotate(path, refresh)),
         endpoint.disabled_at
           ? action("Enable", async () => { await api(`${path}/enable/`, { method: "POST" }); say("The endpoint is enabled.", "good"); await refresh(); }, { key: "able" })
@@ -83,8 +83,9 @@ function shown(endpoint) {
   ].map(([name, value]) => [name, Array.isArray(value) ? h("span", null, value) : value]));
 }
 
-async function ping(path) {
+async function ping(path, signal) {
   const pinged = await api(`${path}/ping/`, { method: "POST" });
+  if (signal.aborted) return;
   await dialog(pinged.is_delivered ? "The ping arrived" : "The ping did not arrive", [
     facts([
       ["Answer", pinged.status ?? badge(pinged.error ?? "none", "bad")], ["Took", span(pinged.duration_ms / 1000)],
@@ -99,7 +100,8 @@ async function rotate(path, refresh) {
   const { secret } = await api(`${path}/rotate-secret/`, { method: "POST" });
   await dialog("The new secret", [
     h("p", null, "It is shown only now. Give it to the receiver."), h("p", null, h("code", { class: "secret", id: "secret" }, secret)),
-    action("Copy", async () => { await navigator.clipboard.writeText(secret); say("The secret is copied.", "good"); }),
+    // There is none without TLS.
+    navigator.clipboard && action("Copy", async () => { await navigator.clipboard.writeText(secret); say("The secret is copied.", "good"); }),
   ], [["Done", null, "primary"]]);
   await refresh();
 }
@@ -148,7 +150,7 @@ export function deliveryTable(deliveries, nothing) {
   ], deliveries, nothing);
 }
 
-const CAUSES = { endpoint_disabled: "its endpoint is disabled", endpoint_deleted: "its endpoint is deleted" };
+const CAUSES = { endpoint_disabled: "its endpoint is disabled", endpoint_deleted: "its endpoint is deleted", session_erased: "its session is erased" };
 
 const state = (delivery) => h("span", null, badge(delivery.status), delivery.cause && ` ${CAUSES[delivery.cause] ?? delivery.cause}`, delivery.is_redelivery && " again");
 
@@ -156,14 +158,15 @@ export const delivery = {
   title: () => "Delivery",
   isLive: true,
   async load({ id, signal }) {
-    const delivery = await api(`/api/webhooks/deliveries/${encodeURIComponent(id)}/`, { signal });
+    const { data: delivery, text } = await answer(`/api/webhooks/deliveries/${encodeURIComponent(id)}/`, { signal });
     // It may be deleted.
     const endpoint = await api(`/api/webhooks/endpoints/${delivery.endpoint_id}/`, { signal }).catch((error) => {
       if (error.status === 404) return null;
       throw error;
     });
-    return { delivery, endpoint };
+    return { delivery, endpoint, text };
   },
+  same: ({ delivery, endpoint }) => JSON.stringify([delivery, endpoint]),
   draw(data, { refresh }) {
     const [head, tries] = [region(), region("attempts")];
     const again = async () => {
@@ -179,21 +182,21 @@ export const delivery = {
         ["Session", delivery.session_id && link(`/sessions/${delivery.session_id}`, h("code", null, delivery.session_id))],
         ["Owed since", time(delivery.created_at)], ["Next attempt", time(delivery.next_attempt_at)], ["Ended", time(delivery.finished_at)],
       ]), h("div", { class: "actions" }, action("Redeliver", again, { kind: "primary" })));
-      tries.draw(delivery.attempts.length ? [...delivery.attempts].reverse().map((attempt, at) => drawAttempt(attempt, delivery, endpoint, at === 0)) : h("p", { class: "nothing" }, "It was not tried yet."));
+      tries.draw(delivery.attempts.length ? [...delivery.attempts].reverse().map((attempt, at) => drawAttempt(attempt, delivery, at === 0)) : h("p", { class: "nothing" }, "It was not tried yet."));
     };
     update(data);
     return {
       node: h("div", null, heading("Delivery"), head.place, panel("Attempts, the last one first", tries.place),
-        panel("Body of the request", jsonView(JSON.stringify(data.delivery.body)))),
+        panel("Body of the request", jsonView(memberText(data.text, ["data", "body"])))),
       update,
     };
   },
 };
 
-function drawAttempt(attempt, delivery, endpoint, isOpen) {
+function drawAttempt(attempt, delivery, isOpen) {
   const isGood = attempt.status >= 200 && attempt.status < 300;
-  const request = [`POST ${endpoint?.url ?? "(the endpoint is deleted)"}`, `webhook-id: ${delivery.message_id}`,
-    `webhook-timestamp: ${Math.floor(new Date(attempt.started_at) / 1000)}`, "webhook-signature: (made for each attempt, not kept)"].join("\n");
+  const request = [`webhook-id: ${delivery.message_id}`, `webhook-timestamp: ${Math.floor(new Date(attempt.started_at) / 1000)}`,
+    "webhook-signature: (made for each attempt, not kept)"].join("\n");
   return h("details", { class: "attempt", open: isOpen },
     h("summary", { "data-key": `attempt-${attempt.number}` }, `Attempt ${attempt.number} `, badge(attempt.status ?? attempt.error ?? "no answer", isGood ? "good" : "bad"), " ", time(attempt.started_at), ` took ${span(attempt.duration_ms / 1000)}`),
     facts([["Address", attempt.address], ["Connection", attempt.is_connection_reused ? "an earlier one" : "a new one"], ["Error", attempt.error && foreign(attempt.error)]]),

@@ -306,8 +306,9 @@ impl Lane {
             let answers = tokio::time::timeout_at(deadline, self.answered.recv()).await;
             let Ok(Some(answers)) = answers else { break };
             let is_over = answers.iter().any(|(_, answer)| *answer == Disposition::Retry);
-            // A dead letter that cannot be tried now is left to the broker.
-            if self.settle(answers).await.is_err() || is_over {
+            // A dead letter that cannot be tried in time is left to the broker.
+            let settled = tokio::time::timeout_at(deadline, self.settle(answers)).await;
+            if !matches!(settled, Ok(Ok(()))) || is_over {
                 break;
             }
         }
