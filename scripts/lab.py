@@ -212,6 +212,8 @@ class Finalizer:
             "FINALIZER_RECORDINGS": str(lab.folder / "recordings"),
             "FINALIZER_LISTEN": f"127.0.0.1:{self.port}",
             "FINALIZER_PUBLIC_URL": self.url,
+            # What is made up may be of long ago.
+            "FINALIZER_DELIVERY_RETENTION": "100y",
         }
         (lab.folder / "recordings").mkdir(exist_ok=True)
 

@@ -33,11 +33,19 @@ PROMPT = "SECRET-SYSTEM-PROMPT: you are support-bot."
 IDENTITY = {"tenant_id": "acme", "character_slug": "support-bot", "character_owner": 7}
 # In any order of time that the model and the voice care for; all the same for what is counted.
 METRICS = [
-    # Gross of cache, as OpenAI has it, and net of it, as Anthropic has it.
+    # Gross of cache, as OpenAI has it, and net of it, as Anthropic and Bedrock have it.
     LLMUsageMetricsData(processor="OpenAILLMService#0", model="gpt-4o-mini", value=LLMTokenUsage(
         prompt_tokens=1000, completion_tokens=20, total_tokens=1020, cache_read_input_tokens=600)),
     LLMUsageMetricsData(processor="AnthropicLLMService#0", model="claude-haiku-4-5", value=LLMTokenUsage(
         prompt_tokens=100, completion_tokens=10, total_tokens=150, cache_read_input_tokens=30, cache_creation_input_tokens=10)),
+    # All of it was cached but a little.
+    LLMUsageMetricsData(processor="AWSBedrockLLMService#0", model="claude-haiku-4-5", value=LLMTokenUsage(
+        prompt_tokens=4, completion_tokens=6, total_tokens=810, cache_read_input_tokens=500, cache_creation_input_tokens=300)),
+    # Gross, with a total that has more in it (thoughts), and without a total.
+    LLMUsageMetricsData(processor="TogetherLLMService#0", model="glm", value=LLMTokenUsage(
+        prompt_tokens=200, completion_tokens=5, total_tokens=245, cache_read_input_tokens=50, reasoning_tokens=40)),
+    LLMUsageMetricsData(processor="OLLamaLLMService#0", model="llama", value=LLMTokenUsage(
+        prompt_tokens=70, completion_tokens=3, total_tokens=0)),
     TTSUsageMetricsData(processor="ElevenLabsTTSService#0", model="eleven_turbo_v2_5", value=120),
     TTSUsageMetricsData(processor="ElevenLabsTTSService#0", model="eleven_turbo_v2_5", value=8),
     STTUsageMetricsData(processor="DeepgramSTTService#0", model="nova-3", value=STTUsage(audio_seconds=1.25)),
@@ -70,7 +78,7 @@ async def main(session_id):
             ["assistant", "Once upon a time"],
         ],
         "numbers": {
-            "llm_input_tokens": 1140, "llm_output_tokens": 30, "llm_model": "gpt-4o-mini", "llm_provider": "openai",
+            "llm_input_tokens": 2214, "llm_output_tokens": 44, "llm_model": "gpt-4o-mini", "llm_provider": "openai",
             "tts_characters": 128, "tts_provider": "elevenlabs", "stt_audio_seconds": 3.75, "stt_provider": "deepgram",
             "user": 42, "tenant_id": "acme", "character_slug": "support-bot",
         },

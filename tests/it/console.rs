@@ -239,9 +239,78 @@ async fn the_turn_that_is_heard_is_shown_and_a_click_on_a_turn_goes_there() {
     assert!((2.0..3.5).contains(&last.0), "the second turn is at the fourth second: {heard:?}");
     assert!(before.iter().any(|(_, active)| active == &["0"]), "{heard:?}");
 
+    // A link that has ended: with another one it plays on from where it was.
+    let end = "const audio = document.querySelector('audio');
+        window.before = [audio.src, audio.currentTime];
+        audio.dispatchEvent(new Event('error'));";
+    browser.run(end).await;
+    let plays_on = "!document.querySelector('audio').paused
+        && document.querySelector('audio').src !== window.before[0]
+        && document.querySelector('audio').currentTime > window.before[1]";
+    browser.until(plays_on).await;
+
     browser.run("document.querySelector('h1').focus();").await;
     browser.press("p").await;
     browser.until("document.querySelector('audio').paused").await;
+    visit.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_shown_says_why_and_is_shown_as_soon_as_it_can() {
+    let visit = Visit::start().await;
+    let browser = &visit.browser;
+    visit.sign_in(&visit.site.staff_key).await;
+    visit.go("Not found", "/sessions/%E0%A4%A").await;
+    visit.says("There is no such page.").await;
+
+    let down = "window.answering = window.fetch;
+        window.fetch = async () => new Response('{\"message\": \"It is down.\"}', {status: 503});";
+    browser.run(down).await;
+    visit.go("Sessions", "/sessions").await;
+    visit.says("This cannot be shown").await;
+    browser.press("r").await;
+    browser.until("document.querySelector('#status').textContent === 'It is down.'").await;
+    visit.push("Sign out").await;
+    visit.says("You are still signed in. It is down.").await;
+    browser.run("window.fetch = window.answering;").await;
+    visit.says("There are no sessions here.").await;
+    visit.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tab_begins_anew_when_somebody_else_signs_in_in_another() {
+    let visit = Visit::start().await;
+    let browser = &visit.browser;
+    let made = visit.site.run(&["keys", "create", "--user", "8"]);
+    let key = String::from_utf8(made.stdout).unwrap();
+    visit.sign_in(&visit.site.staff_key).await;
+    let sign_in = format!(
+        "await fetch('/api/console/session/', {{method: 'POST', headers: {{'X-API-Key': {}}}}});",
+        json!(key.trim())
+    );
+    browser.run(&sign_in).await;
+    browser.run("new BroadcastChannel('session').postMessage('changed');").await;
+    browser.until("document.querySelector('.who')?.textContent === 'User 8'").await;
+    visit.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_came_is_shown_to_the_letter() {
+    let visit = Visit::start().await;
+    let caller = visit.process.caller();
+    let mut call = ended(fresh_id());
+    call["metadata"] = json!({"big": 9_007_199_254_740_993_u64, "whole": 1.0});
+    let (_, taken) = caller.send_event(call.to_string().into()).await;
+    let (_, marked) = caller.send_event("\u{FEFF}{}".into()).await;
+    visit.sign_in(&visit.site.staff_key).await;
+    let path = format!("/sessions/{}", taken[0]["session_id"].as_str().unwrap());
+    visit.go("Session", &path).await;
+    visit.says("\"big\": 9007199254740993").await;
+    visit.says("\"whole\": 1.0").await;
+    // Without its mark it would be another failure.
+    let path = format!("/failures/{}", marked[0]["failure_id"].as_str().unwrap());
+    visit.go("Failure", &path).await;
+    visit.says("⟨U+FEFF⟩{}").await;
     visit.stop().await;
 }
 

@@ -60,8 +60,7 @@ class Call(BaseObserver):
         counts = self.usage[kind, provider_of(metrics.processor), metrics.model or ""]
         if kind == "llm":
             tokens = metrics.value
-            # Some services leave cached tokens out of `prompt_tokens`; of the total all are part.
-            counts["input_tokens"] += tokens.total_tokens - tokens.completion_tokens
+            counts["input_tokens"] += input_tokens(tokens)
             counts["input_cached_tokens"] += tokens.cache_read_input_tokens or 0
             counts["input_cache_creation_tokens"] += tokens.cache_creation_input_tokens or 0
             counts["output_tokens"] += tokens.completion_tokens
@@ -89,6 +88,19 @@ class Call(BaseObserver):
             ],
             **self.fields,
         }
+
+
+def input_tokens(tokens):
+    """All tokens that went in, those that were cached included.
+
+    Anthropic and Bedrock leave cached tokens out of `prompt_tokens`, and Pipecat adds them to the total. For
+    all others they are in it. The total alone does not tell: it is the provider's own for those that talk
+    like OpenAI, some of which count in it what they leave out of `completion_tokens`, or send none.
+    """
+    cached = (tokens.cache_read_input_tokens or 0) + (tokens.cache_creation_input_tokens or 0)
+    is_net = tokens.total_tokens == tokens.prompt_tokens + cached + tokens.completion_tokens
+    # More than all of it cannot have been cached.
+    return tokens.prompt_tokens + cached if is_net or cached > tokens.prompt_tokens else tokens.prompt_tokens
 
 
 def provider_of(processor):

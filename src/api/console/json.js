@@ -2,7 +2,7 @@
 
 import { h } from "./kit.js";
 
-const TOKEN = /\s*(?:([{}[\],:])|("(?:[^"\\]|\\.)*")|([^\s{}[\],:"]+))/y;
+const TOKEN = /\s*(?:([{}[\],:])|("[^"\\]*(?:\\.[^"\\]*)*")|([^\s{}[\],:"]+))/y;
 /** As much of a line is shown, and so many lines around the place. */
 const LONGEST_LINE = 2000;
 const LINES = 300;

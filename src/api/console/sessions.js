@@ -156,7 +156,8 @@ function conversation(session, { signal, reload }) {
   audio.addEventListener("playing", () => { retries = 0; });
   audio.addEventListener("error", async () => {
     const [at, isPlaying] = [audio.currentTime, !audio.paused];
-    const fresh = retries++ > 2 ? null : await reload().catch(() => null);
+    const isHopeless = retries++ > 2 || audio.error?.code === MediaError.MEDIA_ERR_DECODE;
+    const fresh = isHopeless ? null : await reload().catch(() => null);
     if (signal.aborted) return;
     if (!fresh?.session.recording_presigned_url) return place.draw(h("p", { class: "note" }, "The recording cannot be played."));
     audio.src = fresh.session.recording_presigned_url;
