@@ -515,9 +515,8 @@ fn session_keys(events: &[Prepared]) -> SessionKeys {
                 | Change::Ended(_)
                 | Change::Superseding(_)
                 | Change::Room(_),
-            ) => {}
-            // Nobody erases it until the failure is there, too.
-            Err(rejection) => keys.ids.extend(rejection.session_id),
+            )
+            | Err(_) => {}
         }
     }
     keys
