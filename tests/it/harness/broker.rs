@@ -2,18 +2,17 @@
 //! host of its own.
 
 use std::process::Command;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::Bytes;
 use finalizer::intake::RawEvent;
-use finalizer::intake::amqp::{AmqpSettings, HOLD_AT_MOST, Publisher};
+use finalizer::intake::amqp::{AmqpSettings, HOLD_AT_MOST, Publisher, Unconfirmed};
 use lapin::options::{BasicPublishOptions, ConfirmSelectOptions, QueueDeclareOptions};
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{BasicProperties, Channel, Connection, ConnectionProperties};
 use tokio::sync::OnceCell;
 
-use super::{fresh_id, setting};
+use super::{fresh_id, setting, until};
 
 pub(crate) const EXCHANGE: &str = "voice.events";
 pub(crate) const QUEUE: &str = "finalizer.events";
@@ -61,16 +60,24 @@ impl Broker {
             is_declaring,
             hold_at_most: HOLD_AT_MOST,
         };
-        let mut publisher = Publisher::connect(&settings).await.unwrap();
-        let source: Arc<str> = "test".into();
-        let mut refused = Vec::new();
-        for bytes in events {
-            let event =
-                RawEvent { bytes: bytes.clone(), source: Arc::clone(&source), headers: None };
-            refused.extend(publisher.publish(event).await.unwrap());
-        }
-        refused.extend(publisher.finish().await.unwrap());
-        assert_eq!(refused, []);
+        let mut left: Vec<usize> = (0..events.len()).collect();
+        // A queue that others declare at the same moment may refuse what comes too early.
+        until("the broker has confirmed all events", async || {
+            let mut publisher = Publisher::connect(&settings).await.unwrap();
+            let mut refused = Vec::new();
+            for number in left.drain(..) {
+                let (bytes, source) = (events[number].clone(), number.to_string().into());
+                let event = RawEvent { bytes, source, headers: None };
+                refused.extend(publisher.publish(event).await.unwrap());
+            }
+            refused.extend(publisher.finish().await.unwrap());
+            for Unconfirmed { source, reason } in refused {
+                assert!(reason.starts_with("the broker refused it"), "{reason}");
+                left.push(source.parse().unwrap());
+            }
+            left.is_empty()
+        })
+        .await;
     }
 
     /// Publishes an event that belongs to a trace.
