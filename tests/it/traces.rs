@@ -83,6 +83,7 @@ async fn a_failure_that_is_replayed_still_has_its_trace() {
     let process = site.start().await;
     let session_id = fresh_id();
     process.caller().send_traced(event(session_id), &TRACE.replace("-01", "-00")).await;
+    until("the first revision is told", async || receiver.told().len() == 1).await;
     let mut other = ended(session_id);
     other["messages"][0]["text"] = json!("Something else.");
     process.caller().send_traced(other.to_string().into(), TRACE).await;
