@@ -9,8 +9,7 @@ use super::Digest;
 
 /// The digest of everything `kept` serializes.
 pub(super) fn digest(kept: &impl Serialize) -> Digest {
-    let mut json = Vec::with_capacity(8 << 10);
-    serde_json::to_writer(&mut json, kept).expect("strings, numbers and checked JSON serialize");
+    let json = serde_json::to_vec(kept).expect("strings, numbers and checked JSON serialize");
     Sha256::digest(json).into()
 }
 

@@ -579,7 +579,8 @@ pub struct Taken {
     /// Deliveries that this process reserved room for, to be sent now.
     pub owed: Vec<Owed>,
     /// What another worker may have written at the same moment, unseen by this transaction:
-    /// to be given to [`Store::join_recordings`] after the commit and before any answer.
+    /// to be given to [`Store::join_recordings`] after the commit and before any answer. If that fails, the
+    /// sweep over everything does it.
     pub unjoined: Unjoined,
 }
 

@@ -1310,6 +1310,22 @@ macro_rules! impl_rowwise {
                 .await
             }
 
+            async fn old_messages(
+                &mut self,
+                before: DateTime<Utc>,
+                after: &PrunePosition,
+                limit: u32,
+            ) -> Result<Vec<PrunePosition>, StoreError> {
+                query_as(OLD_MESSAGES)
+                    .bind(before)
+                    .bind(after.0)
+                    .bind(&after.1)
+                    .bind(i64::from(limit))
+                    .fetch_all(&mut *self.0)
+                    .await
+                    .map_err(failed)
+            }
+
             async fn put_body(
                 &mut self,
                 message_id: MessageId,

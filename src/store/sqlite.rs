@@ -772,22 +772,6 @@ impl Transaction for Writing {
         Ok(cancelled.rows_affected())
     }
 
-    async fn old_messages(
-        &mut self,
-        before: DateTime<Utc>,
-        after: &PrunePosition,
-        limit: u32,
-    ) -> Result<Vec<PrunePosition>, StoreError> {
-        query_as(OLD_MESSAGES)
-            .bind(before)
-            .bind(after.0)
-            .bind(&after.1)
-            .bind(limit)
-            .fetch_all(&mut *self.0)
-            .await
-            .map_err(failed)
-    }
-
     async fn old_deliveries(
         &mut self,
         messages: &[&[u8]],

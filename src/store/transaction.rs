@@ -81,14 +81,6 @@ pub(super) trait Transaction: Rowwise + FailureRows + Send {
         now: DateTime<Utc>,
         limit: u32,
     ) -> Result<u64, StoreError>;
-    /// The next messages behind `after` that were told before then and still have their bytes, locked;
-    /// those that somebody else has locked are left out.
-    async fn old_messages(
-        &mut self,
-        before: DateTime<Utc>,
-        after: &PrunePosition,
-        limit: u32,
-    ) -> Result<Vec<PrunePosition>, StoreError>;
     /// All deliveries of these messages, locked; fails if somebody else has locked one.
     async fn old_deliveries(
         &mut self,
@@ -155,6 +147,14 @@ pub(super) trait Rowwise {
         until: DateTime<Utc>,
         limit: u32,
     ) -> Result<Vec<ToldMessage>, StoreError>;
+    /// The next messages behind `after` that were told before then and still have their bytes, locked;
+    /// those that somebody else has locked are left out.
+    async fn old_messages(
+        &mut self,
+        before: DateTime<Utc>,
+        after: &PrunePosition,
+        limit: u32,
+    ) -> Result<Vec<PrunePosition>, StoreError>;
     /// Keeps the body of a message that was not owed to anyone of this kind before.
     async fn put_body(
         &mut self,

@@ -306,10 +306,11 @@ impl Lane {
             let answers = tokio::time::timeout_at(deadline, self.answered.recv()).await;
             let Ok(Some(answers)) = answers else { break };
             let is_over = answers.iter().any(|(_, answer)| *answer == Disposition::Retry);
-            // A dead letter that cannot be tried in time is left to the broker.
-            let settled = tokio::time::timeout_at(deadline, self.settle(answers)).await;
-            if !matches!(settled, Ok(Ok(()))) || is_over {
-                break;
+            match tokio::time::timeout_at(deadline, self.settle(answers)).await {
+                Ok(Ok(())) if !is_over => {}
+                // A dead letter that cannot be tried in time is left to the broker.
+                Ok(Ok(()) | Err(BrokerError::Store(_))) | Err(_) => break,
+                Ok(Err(error)) => return Err(error),
             }
         }
         self.acknowledge().await
