@@ -93,6 +93,10 @@ pub(super) fn read_value<'a, T: Deserialize<'a>>(
     json: &'a str,
     pointer: &str,
 ) -> Result<T, Rejection> {
+    // Where an error is costs as much to follow as the reading: it is asked for if there is one.
+    if let Ok(value) = serde_json::from_str(json) {
+        return Ok(value);
+    }
     let mut deserializer = serde_json::Deserializer::from_str(json);
     serde_path_to_error::deserialize(&mut deserializer).map_err(|error| rejection(pointer, &error))
 }

@@ -2,9 +2,9 @@
 
 use std::collections::BTreeSet;
 
-use serde::ser::{Serialize, SerializeMap, Serializer};
 use serde_json::value::RawValue;
 
+use super::json::Json;
 use super::members::{Members, push_token, read_value};
 use super::{Metadata, Rejection, Text};
 
@@ -117,37 +117,30 @@ impl Writer {
     }
 }
 
-impl Serialize for Metadata {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        Sorted(&self.0).serialize(serializer)
+impl Metadata {
+    /// Writes the object with its members sorted, for the digest.
+    pub(super) fn write_sorted(&self, json: &mut Json) {
+        write_sorted(json, &self.0);
     }
 }
 
-/// Checked, compact JSON that serializes with the members of its objects sorted, numbers digit
-/// for digit.
-struct Sorted<'a>(&'a str);
-
-impl Serialize for Sorted<'_> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let broken = |_| serde::ser::Error::custom("metadata is checked JSON");
-        match self.0.as_bytes().first() {
-            Some(b'{') => {
-                let mut members: Members<'_> = serde_json::from_str(self.0).map_err(broken)?;
-                members.0.sort_unstable_by(|(one, _), (other, _)| one.cmp(other));
-                let mut map = serializer.serialize_map(Some(members.0.len()))?;
+/// Writes checked, compact JSON with the members of its objects sorted, numbers digit for digit.
+fn write_sorted(json: &mut Json, compact: &str) {
+    let checked = "metadata is checked JSON";
+    match compact.as_bytes().first() {
+        Some(b'{') => {
+            let mut members: Members<'_> = serde_json::from_str(compact).expect(checked);
+            members.0.sort_unstable_by(|(one, _), (other, _)| one.cmp(other));
+            json.object(|json| {
                 for (name, value) in &members.0 {
-                    map.serialize_entry(name.as_str(), &Sorted(value.get()))?;
+                    write_sorted(json.named(name.as_str()), value.get());
                 }
-                map.end()
-            }
-            Some(b'[') => {
-                let elements: Vec<&RawValue> = serde_json::from_str(self.0).map_err(broken)?;
-                serializer.collect_seq(elements.iter().map(|element| Sorted(element.get())))
-            }
-            _ => {
-                let scalar: &RawValue = serde_json::from_str(self.0).map_err(broken)?;
-                scalar.serialize(serializer)
-            }
+            });
         }
+        Some(b'[') => {
+            let elements: Vec<&RawValue> = serde_json::from_str(compact).expect(checked);
+            json.list(elements, |json, element| write_sorted(json, element.get()));
+        }
+        _ => json.raw(compact),
     }
 }

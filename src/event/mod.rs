@@ -14,6 +14,7 @@ mod decode;
 mod digest;
 mod egress;
 mod elements;
+mod json;
 mod members;
 mod messages;
 mod metadata;
@@ -38,6 +39,8 @@ pub use rejection::{FailureCode, Rejection};
 pub use schema::schema;
 pub use text::Text;
 pub use trace::TraceParent;
+
+pub(crate) use json::Json;
 
 use chrono::{DateTime, Utc};
 use serde::Serialize;
@@ -153,7 +156,7 @@ pub struct Envelope<'a> {
 }
 
 /// Which call, whose, and where: the fields `session.started` and `session.ended` share.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Identity<'a> {
     /// The session's id.
     pub session_id: Uuid,
@@ -164,23 +167,19 @@ pub struct Identity<'a> {
     /// The user who created the character: the session's owner.
     pub character_owner: i64,
     /// The user who called, if known.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub user: Option<i64>,
     /// `LiveKit`'s room name.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub room_name: Option<Text<'a>>,
     /// `LiveKit`'s room id (`RM_…`).
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub room_id: Option<Text<'a>>,
     /// The page the call was made from.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub origin_url: Option<Text<'a>>,
     /// What the customer passed at session start.
     pub metadata: Metadata,
 }
 
 /// A JSON object as compact text, its members in the order and its numbers in the digits they
-/// were sent in. Serializes (for the digest) with its members sorted.
+/// were sent in.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Metadata(pub(in crate::event) String);
 
@@ -195,14 +194,6 @@ pub struct SessionStarted<'a> {
     pub started_at: DateTime<Utc>,
     /// See [`Digest`].
     pub digest: Digest,
-}
-
-/// What the digest of a `session.started` covers. See [`Call`] before adding a field.
-#[derive(Serialize)]
-struct StartedCall<'a> {
-    identity: Identity<'a>,
-    #[serde(serialize_with = "digest::time")]
-    started_at: DateTime<Utc>,
 }
 
 /// `session.ended`: a whole call.
@@ -229,44 +220,35 @@ pub struct SessionCheckpoint<'a> {
 /// digest is taken over exactly this (as JSON), and a later release must not change the digest
 /// of an event that lacks its new fields. So: a new field is an `Option` that is skipped when
 /// `None`, or a `Vec` skipped when empty.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Call<'a> {
     /// Which call.
     pub identity: Identity<'a>,
     /// When the call began; all turn times count from here.
-    #[serde(serialize_with = "digest::time")]
     pub started_at: DateTime<Utc>,
     /// When it ended, if the publisher says.
-    #[serde(serialize_with = "digest::optional_time", skip_serializing_if = "Option::is_none")]
     pub ended_at: Option<DateTime<Utc>>,
     /// Why it ended: the event's own word, else the report's (`CR_USER_INITIATED` is
     /// `user_initiated`).
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub close_reason: Option<Text<'a>>,
     /// Which body the event carried.
     pub source: SourceKind,
     /// The messages of `user` and `assistant`, in source order. Nothing else is kept.
     pub messages: Vec<Message<'a>>,
     /// What was metered, in source order; entries of other types are left out.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub usage: Vec<UsageEntry<'a>>,
     /// The worker's own count of interruptions.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub interruption_count: Option<u32>,
     /// The report's `duration_ms`.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub report_duration_ms: Option<i64>,
     /// The report's `timestamp`, seconds and milliseconds told apart.
-    #[serde(serialize_with = "digest::optional_time", skip_serializing_if = "Option::is_none")]
     pub report_timestamp: Option<DateTime<Utc>>,
     /// What the worker says of the recording.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub recording: Option<RecordingRequest<'a>>,
 }
 
 /// Which of the three bodies a `session.ended` or a `session.checkpoint` carries.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SourceKind {
     /// `report`: `LiveKit`'s session report.
     LivekitSessionReport,
@@ -299,6 +281,14 @@ pub enum Role {
 }
 
 impl Role {
+    /// The role's name, as a JSON string.
+    pub(crate) fn as_json(self) -> &'static str {
+        match self {
+            Self::User => r#""user""#,
+            Self::Assistant => r#""assistant""#,
+        }
+    }
+
     /// The role of that name, if it is one who speaks.
     fn parse(name: &str) -> Option<Self> {
         match name {
@@ -315,37 +305,30 @@ impl Role {
 }
 
 /// One message of `user` or `assistant`, as sent.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Message<'a> {
     /// The SDK's id of the item.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub id: Option<Text<'a>>,
     /// Who speaks.
     pub role: Role,
     /// The string parts, in order; not cleaned. May hold U+0000.
     pub texts: Vec<Text<'a>>,
     /// The transcripts of audio parts, in order; used only if there is no text.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub audio_transcripts: Vec<Text<'a>>,
     /// The speaker was cut off.
-    #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub interrupted: bool,
     /// When the item was made. For the neutral form, nothing.
-    #[serde(serialize_with = "digest::optional_time", skip_serializing_if = "Option::is_none")]
     pub created_at: Option<DateTime<Utc>>,
     /// When the speaker began (`metrics.started_speaking_at`; the neutral form's `started_at`).
-    #[serde(serialize_with = "digest::optional_time", skip_serializing_if = "Option::is_none")]
     pub started_speaking_at: Option<DateTime<Utc>>,
     /// When the speaker ended.
-    #[serde(serialize_with = "digest::optional_time", skip_serializing_if = "Option::is_none")]
     pub stopped_speaking_at: Option<DateTime<Utc>>,
     /// `metrics.tts_metadata`: which voice spoke; tells untyped usage entries apart.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub voice: Option<Model<'a>>,
 }
 
 /// A provider and its model, as the worker spells them.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Default, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
 pub struct Model<'a> {
     /// Such as `api.openai.com`; may be empty.
     pub provider: Text<'a>,
@@ -354,58 +337,43 @@ pub struct Model<'a> {
 }
 
 /// One entry of metered usage, as sent. Counts that are absent are 0.
-#[derive(Debug, Clone, PartialEq, Default, Serialize)]
+#[derive(Debug, Clone, PartialEq, Default)]
 pub struct UsageEntry<'a> {
     /// Its place in the list that was sent, entries that are left out included: what a rejection
     /// points at. No part of the digest.
-    #[serde(skip)]
     pub index: usize,
     /// `llm_usage`, `stt`, …; releases before 1.8.9 have none.
-    #[serde(rename = "type", skip_serializing_if = "Option::is_none")]
     pub kind: Option<Text<'a>>,
     /// Whose.
-    #[serde(flatten)]
     pub model: Model<'a>,
     /// The numbers, by the names of `LiveKit`'s `ModelUsage`.
-    #[serde(flatten)]
     pub counts: UsageCounts,
 }
 
 /// The numbers of a usage entry. `None` is "no such key": untyped entries are told apart by it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[expect(missing_docs, reason = "named as LiveKit's ModelUsage names them")]
 pub struct UsageCounts {
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub input_tokens: Option<i64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub input_cached_tokens: Option<i64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub input_cache_creation_tokens: Option<i64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub input_audio_tokens: Option<i64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub input_cached_audio_tokens: Option<i64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub output_tokens: Option<i64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub output_audio_tokens: Option<i64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub characters_count: Option<i64>,
     /// `audio_duration` (the neutral form's `audio_seconds`), in microseconds.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub audio_us: Option<i64>,
 }
 
 /// `recording` of `session.ended`.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct RecordingRequest<'a> {
     /// A recording was asked for.
     pub expected: bool,
     /// The egress that makes it.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub egress_id: Option<Text<'a>>,
     /// Where the worker stored it itself.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub url: Option<Text<'a>>,
 }
 
@@ -435,16 +403,6 @@ pub struct RoomFinished<'a> {
     pub finished_at: DateTime<Utc>,
     /// See [`Digest`]; `finished_at` is part of it.
     pub digest: Digest,
-}
-
-/// What the digest of a `room.finished` covers.
-#[derive(Serialize)]
-struct FinishedRoom<'r> {
-    session_id: Option<Uuid>,
-    room_id: Option<&'r Text<'r>>,
-    room_name: Option<&'r Text<'r>>,
-    #[serde(serialize_with = "digest::time")]
-    finished_at: DateTime<Utc>,
 }
 
 impl Metadata {

@@ -32,15 +32,37 @@ pub(super) struct History<I> {
 /// An item of a history: a message, or something that is not for us.
 #[derive(Debug, Default, Deserialize)]
 pub(super) struct Item<'a> {
-    #[serde(rename = "type", default, borrow)]
-    kind: MaybeText<'a>,
+    #[serde(rename = "type", default)]
+    kind: ItemKind,
     #[serde(default)]
-    role: MaybeText<'a>,
+    role: ItemRole,
+    #[serde(borrow)]
     id: Option<Name<'a>>,
     content: Option<Content<'a>>,
     interrupted: Option<bool>,
     created_at: Option<Time>,
     metrics: Option<Object<Metrics<'a>>>,
+}
+
+/// An item's `type`.
+#[derive(Debug, Default, PartialEq)]
+enum ItemKind {
+    /// None that is a string, or an empty one.
+    #[default]
+    None,
+    Message,
+    Other,
+}
+
+/// An item's `role`.
+#[derive(Debug, Default)]
+enum ItemRole {
+    /// None that we know.
+    #[default]
+    None,
+    Speaker(Role),
+    /// Of those who do not speak.
+    Other,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -69,16 +91,19 @@ impl<'a> Selective<'a> for Item<'a> {
 impl<'a> Item<'a> {
     /// Who speaks, if this is a message of somebody who speaks.
     fn speaker(&self) -> Option<Role> {
-        (self.kind.as_str() == "message").then(|| Role::parse(self.role.as_str())).flatten()
+        match (&self.kind, &self.role) {
+            (ItemKind::Message, ItemRole::Speaker(role)) => Some(*role),
+            _ => None,
+        }
     }
 
     /// It has the form of an item, whether or not it is for us. Later releases may have other
     /// types of items; other roles would be other forms of what we know.
     fn is_recognised(&self) -> bool {
-        match self.kind.as_str() {
-            "" => false,
-            "message" => Role::is_known(self.role.as_str()),
-            _ => true,
+        match self.kind {
+            ItemKind::None => false,
+            ItemKind::Message => !matches!(self.role, ItemRole::None),
+            ItemKind::Other => true,
         }
     }
 
@@ -96,6 +121,28 @@ impl<'a> Item<'a> {
             started_speaking_at: metrics.started_speaking_at.map(|time| time.0),
             stopped_speaking_at: metrics.stopped_speaking_at.map(|time| time.0),
             voice: metrics.tts_metadata.map(|metadata| metadata.0.into_model()),
+        })
+    }
+}
+
+impl<'de> Deserialize<'de> for ItemKind {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let name = MaybeText::deserialize(deserializer)?;
+        Ok(match name.as_str() {
+            "" => Self::None,
+            "message" => Self::Message,
+            _ => Self::Other,
+        })
+    }
+}
+
+impl<'de> Deserialize<'de> for ItemRole {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let name = MaybeText::deserialize(deserializer)?;
+        Ok(match Role::parse(name.as_str()) {
+            Some(role) => Self::Speaker(role),
+            None if Role::is_known(name.as_str()) => Self::Other,
+            None => Self::None,
         })
     }
 }

@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use std::fmt;
 use std::marker::PhantomData;
 
-use chrono::{DateTime, Datelike, Utc};
+use chrono::{DateTime, Utc};
 use serde::Deserialize;
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
@@ -54,7 +54,9 @@ impl<'de: 'a, 'a, const LIMIT: usize> Deserialize<'de> for Bounded<'a, LIMIT> {
                 text.as_str().len()
             )));
         }
-        if text.as_str().contains('\0') {
+        // JSON has it as an escape alone, and what has escapes is no piece of the event's bytes.
+        let is_as_sent = matches!(text.0, Cow::Borrowed(_));
+        if !is_as_sent && text.as_str().contains('\0') {
             return Err(D::Error::custom("expected a string without U+0000, found one with it"));
         }
         Ok(Self(text))
@@ -166,6 +168,11 @@ impl<'de> Deserialize<'de> for Time {
     }
 }
 
+/// 0000-01-01T00:00:00Z.
+const FIRST_MICROS: i64 = -62_167_219_200_000_000;
+/// 9999-12-31T23:59:59.999999Z.
+const LAST_MICROS: i64 = 253_402_300_799_999_999;
+
 fn time(json: &str) -> Option<DateTime<Utc>> {
     let micros = if json.starts_with('"') {
         let text: Text<'_> = serde_json::from_str(json).ok()?;
@@ -176,7 +183,10 @@ fn time(json: &str) -> Option<DateTime<Utc>> {
         let micros = if is_milliseconds { scaled(json, 3)? } else { as_seconds };
         i64::try_from(micros).ok()?
     };
-    DateTime::from_timestamp_micros(micros).filter(|time| (0..=9999).contains(&time.year()))
+    if !(FIRST_MICROS..=LAST_MICROS).contains(&micros) {
+        return None;
+    }
+    DateTime::from_timestamp_micros(micros)
 }
 
 /// A length of time in seconds, at least 0, as microseconds.
@@ -306,23 +316,28 @@ fn scaled_long(json: &str, decimals: u8) -> Option<i128> {
 fn scaled_short(json: &[u8], decimals: u8) -> Option<i64> {
     /// So many digits always fit.
     const MOST_DIGITS: usize = 18;
-    let (sign, digits) = json.strip_prefix(b"-").map_or((1, json), |digits| (-1, digits));
-    let (mut number, mut room) = (0, MOST_DIGITS.checked_sub(usize::from(decimals))?);
-    let mut decimals_left = None;
-    for byte in digits {
-        match (byte, &mut decimals_left) {
-            (b'0'..=b'9', Some(0)) => continue,
-            (b'0'..=b'9', Some(left)) => *left -= 1,
-            (b'0'..=b'9', None) => room = room.checked_sub(1)?,
-            (b'.', None) => {
-                decimals_left = Some(decimals);
-                continue;
-            }
-            _ => return None,
-        }
-        number = 10 * number + i64::from(byte - b'0');
+    let (sign, json) = json.strip_prefix(b"-").map_or((1, json), |digits| (-1, digits));
+    let decimals = usize::from(decimals);
+    let (mut number, mut length) = (0_i64, 0);
+    while let Some(digit @ b'0'..=b'9') = json.get(length) {
+        number = number.wrapping_mul(10).wrapping_add(i64::from(digit - b'0'));
+        length += 1;
     }
-    Some(sign * number * 10_i64.pow(u32::from(decimals_left.unwrap_or(decimals))))
+    let fraction = match &json[length..] {
+        _ if length + decimals > MOST_DIGITS => return None,
+        [] => &[],
+        [b'.', fraction @ ..] => fraction,
+        _ => return None,
+    };
+    for place in 0..decimals {
+        number = 10 * number
+            + match fraction.get(place) {
+                Some(digit @ b'0'..=b'9') => i64::from(digit - b'0'),
+                Some(_) => return None,
+                None => 0,
+            };
+    }
+    fraction.iter().skip(decimals).all(u8::is_ascii_digit).then_some(sign * number)
 }
 
 /// Numbers with an exponent: rare, and never exact.

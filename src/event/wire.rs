@@ -12,9 +12,9 @@ use super::report::{History, Item, Report, close_reason};
 use super::scalar::{Address, Count, Name, Object, Time};
 use super::usage::{Entry, read_usage};
 use super::{
-    Call, Envelope, Event, EventType, FailureCode, FinishedRoom, Identity, Message,
-    RecordingRequest, RecordingUpdated, Rejection, RoomFinished, SessionCheckpoint, SessionEnded,
-    SessionStarted, SourceKind, StartedCall, Text, UsageEntry, digest, metadata,
+    Call, Envelope, Event, EventType, FailureCode, Identity, Message, RecordingRequest,
+    RecordingUpdated, Rejection, RoomFinished, SessionCheckpoint, SessionEnded, SessionStarted,
+    SourceKind, Text, UsageEntry, digest, metadata,
 };
 
 /// The members of every type of event. What decides how the rest is read stays raw. `I`, `M` and
@@ -95,13 +95,8 @@ where
     fn into_started(mut self, envelope: Envelope<'a>) -> Result<SessionStarted<'a>, Rejection> {
         let identity = self.take_identity()?;
         let started_at = self.started_at()?;
-        let call = StartedCall { identity, started_at };
-        Ok(SessionStarted {
-            envelope,
-            digest: digest::digest(&call),
-            identity: call.identity,
-            started_at,
-        })
+        let digest = digest::of_start(&identity, started_at);
+        Ok(SessionStarted { envelope, identity, started_at, digest })
     }
 
     fn into_checkpoint(self, envelope: Envelope<'a>) -> Result<SessionCheckpoint<'a>, Rejection> {
@@ -132,7 +127,7 @@ where
             report_timestamp: body.timestamp.map(|time| time.0),
             recording: self.recording.map(|recording| recording.0.into_request()),
         };
-        Ok(SessionEnded { envelope, digest: digest::digest(&call), call })
+        Ok(SessionEnded { envelope, digest: digest::of_call(&call), call })
     }
 
     fn into_recording(mut self, envelope: Envelope<'a>) -> Result<RecordingUpdated<'a>, Rejection> {
@@ -152,12 +147,7 @@ where
         let finished_at = envelope
             .occurred_at
             .ok_or_else(|| missing("/occurred_at", "the time at which the room was closed"))?;
-        let digest = digest::digest(&FinishedRoom {
-            session_id,
-            room_id: room_id.as_ref(),
-            room_name: room_name.as_ref(),
-            finished_at,
-        });
+        let digest = digest::of_room(session_id, room_id.as_ref(), room_name.as_ref(), finished_at);
         Ok(RoomFinished { envelope, session_id, room_id, room_name, finished_at, digest })
     }
 

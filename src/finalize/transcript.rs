@@ -1,14 +1,13 @@
 //! Who said what, when: the ordered turns of a call.
 
 use std::borrow::Cow;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use chrono::{DateTime, TimeDelta, Utc};
-use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::summary::Seconds;
-use crate::event::{Call, FailureCode, Message, Rejection, Role, SourceKind, Text};
+use crate::event::{Call, FailureCode, Json, Message, Rejection, Role, SourceKind, Text};
 
 /// A turn may lie this much before the call's start (clocks differ) …
 const EARLIEST: TimeDelta = TimeDelta::seconds(60);
@@ -101,7 +100,7 @@ fn separates_words(character: char) -> bool {
 }
 
 /// What one of them said.
-#[derive(Serialize, ToSchema)]
+#[derive(ToSchema)]
 #[schema(as = Turn)]
 pub(super) struct Line<'a> {
     role: Role,
@@ -113,19 +112,29 @@ pub(super) struct Line<'a> {
     ts: Seconds,
 }
 
+/// What a line needs beside its text, in bytes, unless that has escapes.
+const BYTES_OF_A_LINE: usize = 64;
+
 /// The turns as the API shows them: `[{"role", "text", "turn_index", "ts"}]`.
 pub(super) fn transcript_json(turns: &[Turn<'_>]) -> String {
-    let lines: Vec<Line<'_>> = turns
-        .iter()
-        .enumerate()
-        .map(|(turn_index, turn)| Line {
-            role: turn.role,
-            text: &turn.text,
-            turn_index,
-            ts: Seconds(turn.start_ms),
-        })
-        .collect();
-    serde_json::to_string(&lines).expect("strings and numbers are always JSON")
+    let capacity = turns.iter().map(|turn| turn.text.len() + BYTES_OF_A_LINE).sum();
+    let mut json = Json::with_capacity(capacity);
+    json.list(turns.iter().enumerate(), |json, (turn_index, turn)| {
+        let line =
+            Line { role: turn.role, text: &turn.text, turn_index, ts: Seconds(turn.start_ms) };
+        json.object(|json| line.write(json));
+    });
+    json.into_text()
+}
+
+impl Line<'_> {
+    fn write(&self, json: &mut Json) {
+        let Self { role, text, turn_index, ts: Seconds(milliseconds) } = self;
+        json.member("role").raw(role.as_json());
+        json.member("text").string(text);
+        json.member("turn_index").integer(*turn_index);
+        json.member("ts").thousandths(*milliseconds);
+    }
 }
 
 /// How often the user spoke over the agent: interrupted assistant turns that a user's turn
@@ -224,7 +233,7 @@ impl<'a> Spoken<'a> {
 /// The messages that became turns, copies folded, in source order.
 fn spoken<'a>(call: &'a Call<'_>) -> Vec<Spoken<'a>> {
     let mut all: Vec<Spoken<'a>> = Vec::with_capacity(call.messages.len());
-    let mut place_of_id: HashMap<&'a str, usize> = HashMap::new();
+    let mut place_of_id: BTreeMap<&'a str, usize> = BTreeMap::new();
     for message in &call.messages {
         let later = Spoken::of(message);
         let place = later.id.map(|id| *place_of_id.entry(id).or_insert(all.len()));

@@ -1,6 +1,7 @@
 //! What a call used: the entries of LLM, STT and TTS, by provider and model.
 
-use std::collections::{HashMap, HashSet};
+use std::cell::LazyCell;
+use std::collections::{BTreeMap, HashSet};
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -178,10 +179,10 @@ impl UsageLine {
 /// `invalid_event` at the entry's number if one is negative, if an LLM has more cached than
 /// input tokens, or if a total is beyond any measurement.
 pub fn total_usage(call: &Call<'_>) -> Result<Usage, Rejection> {
-    let voices = voices(call);
+    let voices = LazyCell::new(|| voices(call));
     let mut usage = Usage::default();
-    let mut places: HashMap<(UsageKind, String, String), usize> = HashMap::new();
-    let mut totals: HashMap<UsageKind, Amounts> = HashMap::new();
+    let mut places: BTreeMap<(UsageKind, String, String), usize> = BTreeMap::new();
+    let mut totals: BTreeMap<UsageKind, Amounts> = BTreeMap::new();
     for entry in &call.usage {
         let index = entry.index;
         let (provider, model) =

@@ -5,16 +5,18 @@ use std::borrow::Cow;
 use std::sync::Arc;
 
 use lapin::protocol::BasicProperties;
-use lapin::types::{AMQPValue, FieldTable};
+use lapin::types::{AMQPValue, FieldTable, ShortString};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use crate::event::TraceParent;
+use crate::event::{Json, TraceParent};
 
 /// More headers are left out.
 const MOST: usize = 40;
 /// Longer values are cut, in bytes.
 const LONGEST: usize = 512;
+/// What most lists of headers need, in bytes.
+const USUAL_BYTES: usize = 512;
 /// How deep lists and tables in a value are followed.
 const DEEPEST: usize = 3;
 /// So many elements of a list or a table are kept.
@@ -42,11 +44,17 @@ const TRACEPARENT: &str = "traceparent";
 /// A JSON list of `{name, value}`; `None` if there is nothing.
 pub type Headers = Option<Arc<str>>;
 
+/// The value of a header.
+enum Given<'a> {
+    Text(Cow<'a, str>),
+    Other(Value),
+}
+
 /// The headers of an HTTP request.
 pub fn of_http(headers: &http::HeaderMap) -> Headers {
     let named = OF_HTTP.iter().filter_map(|name| {
-        let text = String::from_utf8_lossy(headers.get(*name)?.as_bytes()).into_owned();
-        Some(((*name).to_owned(), Value::String(text)))
+        let text = String::from_utf8_lossy(headers.get(*name)?.as_bytes());
+        Some((*name, Given::Text(text)))
     });
     list(named)
 }
@@ -56,25 +64,21 @@ pub(super) fn of_message(
     (exchange, routing_key, is_redelivered): (&str, &str, bool),
     properties: &BasicProperties,
 ) -> Headers {
-    let text = |value: Option<&str>| value.map(|text| Value::String(text.to_owned()));
-    let property = |value: &Option<lapin::types::ShortString>| {
-        text(value.as_ref().map(lapin::types::ShortString::as_str))
-    };
     let routed = [
-        ("exchange", text(Some(exchange))),
-        ("routing_key", text(Some(routing_key))),
-        ("redelivered", Some(Value::Bool(is_redelivered))),
-        ("message_id", property(properties.message_id())),
-        ("type", property(properties.kind())),
-        ("content_type", property(properties.content_type())),
-        ("correlation_id", property(properties.correlation_id())),
-        ("app_id", property(properties.app_id())),
-        ("timestamp", properties.timestamp().map(|seconds| json!(seconds))),
+        ("exchange", Some(text(exchange))),
+        ("routing_key", Some(text(routing_key))),
+        ("redelivered", Some(Given::Other(Value::Bool(is_redelivered)))),
+        ("message_id", property(properties.message_id().as_ref())),
+        ("type", property(properties.kind().as_ref())),
+        ("content_type", property(properties.content_type().as_ref())),
+        ("correlation_id", property(properties.correlation_id().as_ref())),
+        ("app_id", property(properties.app_id().as_ref())),
+        ("timestamp", properties.timestamp().map(|seconds| Given::Other(json!(seconds)))),
     ];
-    let own = routed.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?)));
+    let own = routed.into_iter().filter_map(|(name, value)| Some((name, value?)));
     let table = properties.headers().as_ref().map(FieldTable::inner);
     let others = table.into_iter().flatten();
-    let others = others.map(|(name, value)| (name.to_string(), value_of(value, 0)));
+    let others = others.map(|(name, value)| (name.as_str(), given(value)));
     list(own.chain(others))
 }
 
@@ -95,35 +99,66 @@ pub(super) fn trace_of(headers: Option<&str>) -> Option<TraceParent> {
     TraceParent::parse(trace.value.as_str()?)
 }
 
-fn list(headers: impl Iterator<Item = (String, Value)>) -> Headers {
-    let kept = headers
-        .filter(|(name, _)| !SECRET.contains(&name.to_ascii_lowercase().as_str()))
-        .take(MOST)
-        .map(|(name, value)| json!({ "name": short(&name), "value": bounded(value) }));
-    let kept: Vec<Value> = kept.collect();
-    (!kept.is_empty()).then(|| Value::Array(kept).to_string().into())
+fn text(text: &str) -> Given<'_> {
+    Given::Text(text.into())
+}
+
+fn property(value: Option<&ShortString>) -> Option<Given<'_>> {
+    value.map(|value| text(value.as_str()))
+}
+
+fn given(value: &AMQPValue) -> Given<'_> {
+    match value {
+        AMQPValue::ShortString(text) => Given::Text(short(text.as_str().into())),
+        AMQPValue::LongString(text) => Given::Text(short(String::from_utf8_lossy(text.as_bytes()))),
+        other => Given::Other(value_of(other, 0)),
+    }
+}
+
+fn list<'a>(headers: impl Iterator<Item = (&'a str, Given<'a>)>) -> Headers {
+    let kept = headers.filter(|(name, _)| !is_secret(name)).take(MOST);
+    let mut json = Json::with_capacity(USUAL_BYTES);
+    json.list(kept, |json, (name, value)| {
+        json.object(|json| {
+            json.member("name").string(&short(name.into()));
+            write(json.member("value"), value);
+        });
+    });
+    let list = json.into_text();
+    (list != "[]").then(|| list.into())
+}
+
+fn is_secret(name: &str) -> bool {
+    SECRET.iter().any(|secret| name.eq_ignore_ascii_case(secret))
 }
 
 /// The value as it is, if it is not too long.
-fn bounded(value: Value) -> Value {
+fn write(json: &mut Json, value: Given<'_>) {
     match value {
-        Value::String(text) => Value::String(short(&text)),
-        // Numbers and booleans are short.
-        Value::Array(_) | Value::Object(_) if value.to_string().len() > 4 * LONGEST => {
-            Value::String(short(&value.to_string()))
+        Given::Text(text) => json.string(&short(text)),
+        Given::Other(value) => {
+            let text = value.to_string();
+            // All but lists and tables are short.
+            if text.len() > 4 * LONGEST {
+                json.string(&short(text.into()));
+            } else {
+                json.raw(&text);
+            }
         }
-        other => other,
     }
 }
 
 /// PostgreSQL's text cannot hold U+0000.
-fn short(text: &str) -> String {
+fn short(text: Cow<'_, str>) -> Cow<'_, str> {
+    if text.len() <= LONGEST && !text.contains('\0') {
+        return text;
+    }
     let mut end = text.len().min(LONGEST);
     while !text.is_char_boundary(end) {
         end -= 1;
     }
     let cut = if end < text.len() { "…" } else { "" };
-    format!("{}{cut}", text[..end].replace('\0', "\u{FFFD}"))
+    format!("{}{cut}", text[..end].replace('\0', "\u{FFFD}")).into()
 }
 
 fn value_of(value: &AMQPValue, depth: usize) -> Value {
@@ -140,16 +175,17 @@ fn value_of(value: &AMQPValue, depth: usize) -> Value {
         AMQPValue::Timestamp(value) => json!(value),
         AMQPValue::Float(value) => json!(value),
         AMQPValue::Double(value) => json!(value),
-        AMQPValue::ShortString(text) => json!(short(text.as_str())),
-        AMQPValue::LongString(text) => json!(short(&text.to_string())),
+        AMQPValue::ShortString(text) => json!(short(text.as_str().into())),
+        AMQPValue::LongString(text) => json!(short(text.to_string().into())),
         AMQPValue::FieldArray(values) if depth < DEEPEST => {
             values.as_slice().iter().take(MOST_ELEMENTS).map(deeper).collect()
         }
         AMQPValue::FieldTable(table) if depth < DEEPEST => {
             let members = table.inner().iter().take(MOST_ELEMENTS);
-            let members = members
-                .filter(|(name, _)| !SECRET.contains(&name.as_str().to_ascii_lowercase().as_str()));
-            members.map(|(name, value)| (short(name.as_str()), deeper(value))).collect()
+            let members = members.filter(|(name, _)| !is_secret(name.as_str()));
+            members
+                .map(|(name, value)| (short(name.as_str().into()).into_owned(), deeper(value)))
+                .collect()
         }
         AMQPValue::FieldArray(_)
         | AMQPValue::FieldTable(_)
