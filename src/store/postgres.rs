@@ -12,10 +12,10 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
-use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
+use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions, PgRow};
 use sqlx::{
-    ConnectOptions as _, Connection as _, PgConnection, Postgres as Db, query, query_as,
-    query_scalar,
+    ConnectOptions as _, Connection as _, FromRow as _, PgConnection, Postgres as Db, Row as _,
+    query, query_as, query_scalar,
 };
 use uuid::Uuid;
 
@@ -35,6 +35,7 @@ use super::sql::{
     history_filter, messages_told, redeliver, redeliver_range, room_columns, session_columns,
     session_upsert,
 };
+use super::take::{Blank, TakesNew};
 use super::transaction::{
     DeliveryToKeep, EgressKeys, FailureToKeep, Health, RoomKeys, Rowwise, SessionKeys, Transaction,
     WhenLocked,
@@ -52,8 +53,8 @@ use super::{
 use crate::crash::{self, Defect};
 use crate::event::FailureCode;
 use crate::finalize::{
-    Bill, Erased, FinishedRoom, JoinedBy, JoinedEgress, NewMessage, Prepared, Repriced, Session,
-    Silence, Totals, recording_files,
+    Bill, Erased, FinishedRoom, JoinedBy, JoinedEgress, NewMessage, Plan, Prepared, Repriced,
+    Session, Silence, Totals, recording_files,
 };
 use crate::webhook::{MessageId, PayloadKind, RateLimit};
 
@@ -68,7 +69,21 @@ const MIGRATIONS: &[super::MigrationFile] = &[
     (8, "erasure", include_str!("../../migrations/postgres/0008_erasure.sql")),
     (9, "traces", include_str!("../../migrations/postgres/0009_traces.sql")),
     (10, "retention", include_str!("../../migrations/postgres/0010_retention.sql")),
+    (11, "new_calls", include_str!("../../migrations/postgres/0011_new_calls.sql")),
 ];
+
+macro_rules! message_columns {
+    () => {
+        "message_id, type, session_id, egress_id, thin, full_body, traceparent, created_at"
+    };
+}
+
+macro_rules! delivery_columns {
+    () => {
+        "delivery_id, message_id, endpoint_id, payload, state, cause, process_id, finished_at, \
+         redelivered_after, is_retry, attempts, next_attempt_at, created_at"
+    };
+}
 
 macro_rules! sessions_by_keys {
     ($locked:literal) => {
@@ -155,18 +170,63 @@ const ENDPOINTS_OF: &str = concat!(
     ORDER BY created_at, endpoint_id"
 );
 
-const PUT_SESSIONS: &str = concat!(
-    "INSERT INTO sessions (",
-    session_columns!(),
-    ") SELECT * FROM unnest($1::uuid[], $2::int8[], $3::text[], $4::text[], $5::int8[],
+macro_rules! insert_sessions {
+    () => {
+        concat!(
+            "INSERT INTO sessions (",
+            session_columns!(),
+            ") SELECT * FROM unnest($1::uuid[], $2::int8[], $3::text[], $4::text[], $5::int8[],
         $6::int8[], $7::text[], $8::text[], $9::text[], $10::text[], $11::timestamptz[],
         $12::timestamptz[], $13::text[], $14::int8[], $15::int4[], $16::int4[], $17::int8[],
         $18::int8[], $19::text[], $20::text[], $21::int8[], $22::text[], $23::int8[],
         $24::text[], $25::int8[], $26::text[], $27::text[], $28::text[], $29::bool[],
         $30::text[], $31::text[], $32::bool[], $33::bool[], $34::text[], $35::text[],
         $36::int8[], $37::timestamptz[], $38::int4[], $39::int4[], $40::bytea[], $41::bytea[],
-        $42::timestamptz[], $43::int8[])",
-    session_upsert!("finalized_xid")
+        $42::timestamptz[], $43::int8[])"
+        )
+    };
+}
+
+const PUT_SESSIONS: &str = concat!(insert_sessions!(), session_upsert!("finalized_xid"));
+
+/// Whether something is known of a call: of the sessions, of recordings by id, or of recordings that wait
+/// for a session in one of the rooms. If not, a number for each, beside each endpoint of their owners.
+const LOOK: &str = concat!(
+    "WITH looked AS MATERIALIZED (SELECT CASE WHEN
+        EXISTS (SELECT FROM sessions WHERE session_id = ANY($1))
+        OR EXISTS (SELECT FROM erased_sessions WHERE session_id = ANY($1))
+        OR EXISTS (SELECT FROM egresses WHERE egress_id = ANY($2))
+        OR EXISTS (SELECT FROM egresses WHERE session_id = ANY($1))
+        OR EXISTS (SELECT FROM egresses WHERE named_session_id = ANY($1))
+        OR EXISTS (SELECT FROM egresses WHERE session_id IS NULL AND room_id = ANY($3))
+        OR EXISTS (SELECT FROM egresses WHERE session_id IS NULL AND room_name = ANY($4))
+    THEN NULL
+    ELSE ARRAY(SELECT nextval('session_numbers') FROM generate_series(1, cardinality($1)))
+    END AS numbers)
+    SELECT numbers, ",
+    endpoint_columns!(),
+    " FROM looked LEFT JOIN endpoints ON numbers IS NOT NULL
+        AND (owner IS NULL OR owner = ANY($5)) AND deleted_at IS NULL
+    ORDER BY created_at, endpoint_id"
+);
+
+/// Sessions first: who makes one of them at the same moment is waited for there, as in a transaction.
+const PUT_NEW: &str = concat!(
+    "WITH session AS (",
+    insert_sessions!(),
+    " RETURNING 1),
+    message AS (INSERT INTO messages (",
+    message_columns!(),
+    ") SELECT *, $60 FROM unnest($44::bytea[], $45::text[], $46::uuid[], $47::text[],
+        $48::bytea[], $49::bytea[], $50::text[])),
+    delivery AS (INSERT INTO deliveries (",
+    delivery_columns!(),
+    ") SELECT *, redelivered_after IS NOT NULL, 0, $60, $60
+    FROM unnest($51::uuid[], $52::bytea[], $53::uuid[], $54::text[], $55::text[], $56::text[],
+        $57::uuid[], $58::timestamptz[], $59::int4[])
+    AS new (delivery_id, message_id, endpoint_id, payload, state, cause, process_id, finished_at,
+        redelivered_after))
+    SELECT refuse_erased($1, (SELECT count(*) FROM session))"
 );
 
 /// Below the oldest transaction that is still open nothing can be added any more: whatever commits
@@ -249,21 +309,24 @@ const PUT_ROOMS: &str = concat!(
     ON CONFLICT DO NOTHING"
 );
 
-const PUT_MESSAGES: &str = "INSERT INTO messages
-        (message_id, type, session_id, egress_id, thin, full_body, traceparent, created_at)
-    SELECT *, $8 FROM unnest($1::bytea[], $2::text[], $3::uuid[], $4::text[], $5::bytea[],
+const PUT_MESSAGES: &str = concat!(
+    "INSERT INTO messages (",
+    message_columns!(),
+    ") SELECT *, $8 FROM unnest($1::bytea[], $2::text[], $3::uuid[], $4::text[], $5::bytea[],
         $6::bytea[], $7::text[])
     ON CONFLICT DO NOTHING
-    RETURNING message_id";
+    RETURNING message_id"
+);
 
-const PUT_DELIVERIES: &str = "INSERT INTO deliveries
-        (delivery_id, message_id, endpoint_id, payload, state, cause, process_id, finished_at,
-         redelivered_after, is_retry, attempts, next_attempt_at, created_at)
-    SELECT *, redelivered_after IS NOT NULL, 0, $10::timestamptz, $10::timestamptz
+const PUT_DELIVERIES: &str = concat!(
+    "INSERT INTO deliveries (",
+    delivery_columns!(),
+    ") SELECT *, redelivered_after IS NOT NULL, 0, $10::timestamptz, $10::timestamptz
     FROM unnest($1::uuid[], $2::bytea[], $3::uuid[], $4::text[], $5::text[], $6::text[],
         $7::uuid[], $8::timestamptz[], $9::int4[])
     AS new (delivery_id, message_id, endpoint_id, payload, state, cause, process_id, finished_at,
-        redelivered_after)";
+        redelivered_after)"
+);
 
 /// Two things keep this from reading every delivery that is due. `ORDER BY process_id`: that it is
 /// null does not tell the planner that the index has the order that is wanted. The array: of a
@@ -381,6 +444,92 @@ fn record_statement() -> String {
 macro_rules! bind_columns {
     ($query:expr, $rows:expr, $($column:expr),+ $(,)?) => {
         $query$(.bind($rows.iter().map($column).collect::<Vec<_>>()))+
+    };
+}
+
+macro_rules! bind_sessions {
+    ($query:expr, $sessions:expr) => {
+        bind_columns!(
+            $query,
+            $sessions,
+            |session| session.session_id,
+            |session| session.id,
+            |session| session.tenant_id.as_str(),
+            |session| session.character_slug.as_str(),
+            |session| session.character_owner,
+            |session| session.user,
+            |session| session.room_id.as_deref(),
+            |session| session.room_name.as_deref(),
+            |session| session.origin_url.as_deref(),
+            |session| session.metadata.as_str(),
+            |session| session.started_at,
+            |session| session.ended_at,
+            |session| session.close_reason.as_deref(),
+            |session| session.duration_ms,
+            |session| session.turn_count,
+            |session| session.interruption_count,
+            |session| session.llm_input_tokens,
+            |session| session.llm_output_tokens,
+            |session| session.llm_model.as_deref(),
+            |session| session.llm_provider.as_deref(),
+            |session| session.stt_audio_ms,
+            |session| session.stt_provider.as_deref(),
+            |session| session.tts_characters,
+            |session| session.tts_provider.as_deref(),
+            |session| session.cost_micros,
+            |session| session.cost_breakdown.as_str(),
+            |session| session.usage.as_str(),
+            |session| session.transcript.as_str(),
+            |session| session.recording_expected,
+            |session| session.recording_egress_id.as_deref(),
+            |session| session.recording_worker_url.as_deref(),
+            |session| session.is_recording_found,
+            |session| session.is_recording_given_up,
+            |session| session.recording.status.as_str(),
+            |session| session.recording.url.as_deref(),
+            |session| session.recording.offset_ms,
+            |session| session.finalized_at,
+            |session| session.revision,
+            |session| session.version,
+            |session| &session.digest[..],
+            |session| session.superseded.concat(),
+            |session| session.heard_at,
+            |session| session.checkpoint_sequence,
+        )
+    };
+}
+
+macro_rules! bind_messages {
+    ($query:expr, $messages:expr) => {
+        bind_columns!(
+            $query,
+            $messages,
+            |message| &message.message_id.0[..],
+            |message| message.event_type.as_str(),
+            |message| message.session_id,
+            |message| message.egress_id.as_deref(),
+            |message| message.thin.as_deref(),
+            |message| message.full.as_deref(),
+            |message| message.trace.map(|trace| trace.to_string()),
+        )
+    };
+}
+
+macro_rules! bind_deliveries {
+    ($query:expr, $deliveries:expr, $now:expr) => {
+        bind_columns!(
+            $query,
+            $deliveries,
+            |delivery| delivery.delivery_id,
+            |delivery| &delivery.message_id.0[..],
+            |delivery| delivery.endpoint_id,
+            |delivery| delivery.payload.as_str(),
+            |delivery| delivery.state().as_str(),
+            DeliveryToKeep::cause,
+            |delivery| delivery.process_id,
+            |delivery| delivery.is_cancelled.then_some($now),
+            DeliveryToKeep::redelivered_after,
+        )
     };
 }
 
@@ -533,6 +682,9 @@ impl Postgres {
     }
 
     async fn take_batch(&self, batch: Batch<'_>) -> Result<Taken, StoreError> {
+        if let Some(taken) = take::take_new(self, self.installation, batch).await? {
+            return Ok(taken);
+        }
         let begin = || async {
             Ok(Box::new(Writing(self.begin_batch().await?)) as Box<dyn Transaction + 'static>)
         };
@@ -614,6 +766,58 @@ impl Postgres {
             .map_err(failed)?;
         Ok(())
     }
+}
+
+#[async_trait]
+impl TakesNew for Postgres {
+    async fn look(&self, keys: &EgressKeys, owners: &[i64]) -> Result<Option<Blank>, StoreError> {
+        let rows = query(LOOK)
+            .bind(keys.sessions.iter().copied().collect::<Vec<_>>())
+            .bind(keys.ids.iter().map(String::as_str).collect::<Vec<_>>())
+            .bind(keys.room_ids.iter().map(String::as_str).collect::<Vec<_>>())
+            .bind(keys.room_names.iter().map(String::as_str).collect::<Vec<_>>())
+            .bind(owners)
+            .fetch_all(&self.batches)
+            .await
+            .map_err(failed)?;
+        blank(&rows)
+    }
+
+    async fn put_new(
+        &self,
+        plan: &Plan,
+        deliveries: &[DeliveryToKeep],
+        now: DateTime<Utc>,
+    ) -> Result<bool, StoreError> {
+        let query = bind_sessions!(query(PUT_NEW), plan.sessions);
+        let query = bind_messages!(query, plan.messages);
+        let query = bind_deliveries!(query, deliveries, now).bind(now);
+        match query.execute(&self.batches).await {
+            Ok(_) => Ok(true),
+            Err(error) if is_second(&error) => Ok(false),
+            Err(error) => Err(failed(error)),
+        }
+    }
+}
+
+/// What the rows of [`LOOK`] say.
+fn blank(rows: &[PgRow]) -> Result<Option<Blank>, StoreError> {
+    let Some(first) = rows.first() else { return Ok(None) };
+    let Some(numbers) = first.try_get("numbers").map_err(failed)? else { return Ok(None) };
+    let mut endpoints = Vec::with_capacity(rows.len());
+    for row in rows {
+        let is_one: Option<Uuid> = row.try_get("endpoint_id").map_err(failed)?;
+        if is_one.is_some() {
+            endpoints.push(EndpointRow::from_row(row).map_err(failed)?.try_into()?);
+        }
+    }
+    Ok(Some(Blank { numbers, endpoints }))
+}
+
+/// Somebody else was first: 23505 says that a row is there, class 40 that the statement was the victim of
+/// a deadlock, or that `refuse_erased` refused.
+fn is_second(error: &sqlx::Error) -> bool {
+    code_of(error).is_some_and(|code| code == "23505" || code.starts_with("40"))
 }
 
 async fn claim(
@@ -781,56 +985,7 @@ impl Transaction for Writing {
 
     async fn put_sessions(&mut self, sessions: &[Session]) -> Result<u64, StoreError> {
         let query = query(PUT_SESSIONS);
-        let put = bind_columns!(
-            query,
-            sessions,
-            |session| session.session_id,
-            |session| session.id,
-            |session| session.tenant_id.as_str(),
-            |session| session.character_slug.as_str(),
-            |session| session.character_owner,
-            |session| session.user,
-            |session| session.room_id.as_deref(),
-            |session| session.room_name.as_deref(),
-            |session| session.origin_url.as_deref(),
-            |session| session.metadata.as_str(),
-            |session| session.started_at,
-            |session| session.ended_at,
-            |session| session.close_reason.as_deref(),
-            |session| session.duration_ms,
-            |session| session.turn_count,
-            |session| session.interruption_count,
-            |session| session.llm_input_tokens,
-            |session| session.llm_output_tokens,
-            |session| session.llm_model.as_deref(),
-            |session| session.llm_provider.as_deref(),
-            |session| session.stt_audio_ms,
-            |session| session.stt_provider.as_deref(),
-            |session| session.tts_characters,
-            |session| session.tts_provider.as_deref(),
-            |session| session.cost_micros,
-            |session| session.cost_breakdown.as_str(),
-            |session| session.usage.as_str(),
-            |session| session.transcript.as_str(),
-            |session| session.recording_expected,
-            |session| session.recording_egress_id.as_deref(),
-            |session| session.recording_worker_url.as_deref(),
-            |session| session.is_recording_found,
-            |session| session.is_recording_given_up,
-            |session| session.recording.status.as_str(),
-            |session| session.recording.url.as_deref(),
-            |session| session.recording.offset_ms,
-            |session| session.finalized_at,
-            |session| session.revision,
-            |session| session.version,
-            |session| &session.digest[..],
-            |session| session.superseded.concat(),
-            |session| session.heard_at,
-            |session| session.checkpoint_sequence,
-        )
-        .execute(&mut *self.0)
-        .await
-        .map_err(failed)?;
+        let put = bind_sessions!(query, sessions).execute(&mut *self.0).await.map_err(failed)?;
         Ok(put.rows_affected())
     }
 
@@ -941,21 +1096,11 @@ impl Transaction for Writing {
         now: DateTime<Utc>,
     ) -> Result<HashSet<MessageId>, StoreError> {
         let query = query_scalar(PUT_MESSAGES);
-        let new: Vec<Vec<u8>> = bind_columns!(
-            query,
-            messages,
-            |message| &message.message_id.0[..],
-            |message| message.event_type.as_str(),
-            |message| message.session_id,
-            |message| message.egress_id.as_deref(),
-            |message| message.thin.as_deref(),
-            |message| message.full.as_deref(),
-            |message| message.trace.map(|trace| trace.to_string()),
-        )
-        .bind(now)
-        .fetch_all(&mut *self.0)
-        .await
-        .map_err(failed)?;
+        let new: Vec<Vec<u8>> = bind_messages!(query, messages)
+            .bind(now)
+            .fetch_all(&mut *self.0)
+            .await
+            .map_err(failed)?;
         Ok(new.into_iter().filter_map(|id| id.try_into().ok().map(MessageId)).collect())
     }
 
@@ -965,23 +1110,11 @@ impl Transaction for Writing {
         now: DateTime<Utc>,
     ) -> Result<(), StoreError> {
         let query = query(PUT_DELIVERIES);
-        bind_columns!(
-            query,
-            deliveries,
-            |delivery| delivery.delivery_id,
-            |delivery| &delivery.message_id.0[..],
-            |delivery| delivery.endpoint_id,
-            |delivery| delivery.payload.as_str(),
-            |delivery| delivery.state().as_str(),
-            DeliveryToKeep::cause,
-            |delivery| delivery.process_id,
-            |delivery| delivery.is_cancelled.then_some(now),
-            DeliveryToKeep::redelivered_after,
-        )
-        .bind(now)
-        .execute(&mut *self.0)
-        .await
-        .map_err(failed)?;
+        bind_deliveries!(query, deliveries, now)
+            .bind(now)
+            .execute(&mut *self.0)
+            .await
+            .map_err(failed)?;
         Ok(())
     }
 

@@ -65,6 +65,7 @@ const MIGRATIONS: &[super::MigrationFile] = &[
     (8, "erasure", include_str!("../../migrations/sqlite/0008_erasure.sql")),
     (9, "traces", include_str!("../../migrations/sqlite/0009_traces.sql")),
     (10, "retention", include_str!("../../migrations/sqlite/0010_retention.sql")),
+    (11, "new_calls", include_str!("../../migrations/sqlite/0011_new_calls.sql")),
 ];
 
 const SESSIONS_BY_KEYS: &str = concat!(

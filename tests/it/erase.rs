@@ -6,11 +6,12 @@ use finalizer::store::{
 };
 use finalizer::webhook::Endpoint;
 use serde_json::{Value, json};
+use sqlx::{Connection as _, PgConnection, query, query_scalar};
 use uuid::Uuid;
 
 use crate::harness::{
-    TestDesk, TestStore, after, ended, endpoint, fresh_id, noon, on_both_stores, recorded,
-    recording, started, until,
+    TestDesk, TestStore, after, ended, endpoint, fresh_id, noon, on_both_stores, postgres,
+    recorded, recording, started, until,
 };
 use crate::store::{claim, enter};
 
@@ -198,6 +199,38 @@ async fn events_that_arrive_while_their_session_is_erased_never_bring_it_back(te
             assert_eq!(delivery.state, DeliveryState::Cancelled);
         }
     }
+}
+
+/// Another worker makes the session and it is erased, all in the time between the question whether it is
+/// known and its writing.
+#[tokio::test]
+async fn a_new_call_that_is_erased_while_it_is_written_stays_erased() {
+    let test = postgres().await;
+    let session_id = fresh_id();
+    test.take(&[ended(fresh_id())]).await;
+    let mut other = PgConnection::connect(&test.url).await.unwrap();
+    let copied = "INSERT INTO sessions SELECT (jsonb_populate_record(NULL::sessions,
+        to_jsonb(known) || jsonb_build_object('session_id', $1))).* FROM sessions AS known";
+    query("BEGIN").execute(&mut other).await.unwrap();
+    query(copied).bind(session_id).execute(&mut other).await.unwrap();
+    let taking = async { test.take(&[ended(session_id)]).await.outcomes.pop() };
+    let erasing = async {
+        let waits = "SELECT EXISTS (SELECT FROM pg_stat_activity
+            WHERE datname = current_database() AND wait_event_type = 'Lock')";
+        // Within a transaction the answer would stay the same.
+        let mut watch = PgConnection::connect(&test.url).await.unwrap();
+        while !query_scalar::<_, bool>(waits).fetch_one(&mut watch).await.unwrap() {}
+        let erased = "INSERT INTO erased_sessions
+            SELECT session_id, id, character_owner, digest, '[]', $2 FROM sessions
+            WHERE session_id = $1";
+        query(erased).bind(session_id).bind(noon()).execute(&mut other).await.unwrap();
+        let gone = "DELETE FROM sessions WHERE session_id = $1";
+        query(gone).bind(session_id).execute(&mut other).await.unwrap();
+        query("COMMIT").execute(&mut other).await.unwrap();
+    };
+    let (outcome, ()) = tokio::join!(taking, erasing);
+    assert_eq!(outcome, Some(Outcome::Duplicate(Some(session_id))));
+    assert_eq!(test.store.session(session_id).await.unwrap(), None);
 }
 
 async fn a_session_that_never_was_cannot_be_erased(test: TestStore) {

@@ -24,7 +24,7 @@ use uuid::Uuid;
 use crate::harness::broker::QUEUE;
 use crate::harness::proxy::Proxy;
 use crate::harness::receiver::{Receiver, Told};
-use crate::harness::service::Site;
+use crate::harness::service::{Process, Site};
 use crate::harness::{
     TestDesk, bytes_of, ended, endpoint, fresh_id, noon, postgres, prepared, recording, sqlite,
     started, terms, until,
@@ -95,45 +95,69 @@ async fn events_that_arrive_while_the_database_is_silent_are_held_and_taken_once
     outage(Proxy::swallow).await;
 }
 
+/// What its end is taken in: a statement, or a transaction.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Call {
+    New,
+    Known,
+}
+
+impl Call {
+    /// Its session.
+    async fn begin(self, process: &Process) -> Uuid {
+        let session_id = fresh_id();
+        if self == Self::Known {
+            let event = started(session_id).to_string();
+            let (status, _) = process.caller().send_event(event.into()).await;
+            assert_eq!(status, StatusCode::OK);
+        }
+        session_id
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_commit_whose_answer_is_lost_is_told_once() {
-    let (site, database) = site_behind_a_network(true).await;
-    let receiver = Receiver::start().await;
-    site.subscribe(&receiver).await;
-    let process = site.start().await;
-    until("it consumes", async || {
-        site.broker().queue(QUEUE).await.is_some_and(|(_, consumers)| consumers == 1)
-    })
-    .await;
-    database.lose_the_answer_to_the_commit_of("INSERT INTO sessions");
-    let session_id = fresh_id();
-    site.broker().publish(&bytes_of(&[ended(session_id)])).await;
-    until("it is told", async || !receiver.told().is_empty()).await;
-    assert_eq!(database.caught(), 1);
-    process.stop().await;
-    assert_eq!(receiver.told().len(), 1);
-    assert_eq!(site.failures().await, []);
-    assert!(site.broker().is_all_acknowledged().await);
+    for call in [Call::New, Call::Known] {
+        let (site, database) = site_behind_a_network(true).await;
+        let receiver = Receiver::start().await;
+        site.subscribe(&receiver).await;
+        let process = site.start().await;
+        until("it consumes", async || {
+            site.broker().queue(QUEUE).await.is_some_and(|(_, consumers)| consumers == 1)
+        })
+        .await;
+        let session_id = call.begin(&process).await;
+        database.lose_the_answer_to_the_commit_of("INSERT INTO sessions");
+        site.broker().publish(&bytes_of(&[ended(session_id)])).await;
+        until("it is told", async || !receiver.told().is_empty()).await;
+        assert_eq!(database.caught(), 1, "{call:?}");
+        process.stop().await;
+        assert_eq!(receiver.told().len(), 1, "{call:?}");
+        assert_eq!(site.failures().await, []);
+        assert!(site.broker().is_all_acknowledged().await);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_shutdown_waits_for_a_commit_under_way_and_leaves_nothing_in_its_hands() {
-    let (site, database) = site_behind_a_network(true).await;
-    let receiver = Receiver::start().await;
-    site.subscribe(&receiver).await;
-    let mut process = site.start().await;
-    database.hold_the_commit_of("INSERT INTO sessions");
-    let session_id = fresh_id();
-    site.broker().publish(&bytes_of(&[ended(session_id)])).await;
-    until("the commit is under way", async || database.caught() == 1).await;
-    process.terminate();
-    until("the API is closed", async || !process.is_listening().await).await;
-    database.let_go();
-    assert!(process.ended().await.success(), "{}", process.log());
-    assert_eq!(site.finalized(&[session_id]).await, 1);
-    assert!(site.broker().is_all_acknowledged().await);
-    let left_behind = site.test.store.rescue(SystemClock::machine_now()).await.unwrap();
-    assert_eq!(left_behind, 0);
+    for call in [Call::New, Call::Known] {
+        let (site, database) = site_behind_a_network(true).await;
+        let receiver = Receiver::start().await;
+        site.subscribe(&receiver).await;
+        let mut process = site.start().await;
+        let session_id = call.begin(&process).await;
+        database.hold_the_commit_of("INSERT INTO sessions");
+        site.broker().publish(&bytes_of(&[ended(session_id)])).await;
+        until("the commit is under way", async || database.caught() == 1).await;
+        process.terminate();
+        until("the API is closed", async || !process.is_listening().await).await;
+        database.let_go();
+        assert!(process.ended().await.success(), "{}", process.log());
+        assert_eq!(site.finalized(&[session_id]).await, 1, "{call:?}");
+        assert!(site.broker().is_all_acknowledged().await);
+        let left_behind = site.test.store.rescue(SystemClock::machine_now()).await.unwrap();
+        assert_eq!(left_behind, 0, "{call:?}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -46,8 +46,8 @@ enum Catch {
     Hold,
 }
 
-/// The text of a statement, and what happens to the next commit of a transaction that has it: other
-/// transactions commit at any time.
+/// A piece of a statement's text or values, and what happens to the next commit of what has it: a
+/// transaction, or the statement alone. Others commit at any time.
 #[derive(Default)]
 struct Trap {
     set: Mutex<Option<(&'static str, Catch)>>,
@@ -55,6 +55,14 @@ struct Trap {
     let_go: Notify,
     /// Connections that are carried.
     carried: AtomicUsize,
+}
+
+/// What a connection is about.
+#[derive(Default)]
+struct Conversation {
+    is_in_transaction: bool,
+    /// The transaction has the piece that is waited for, or the statement that was just prepared.
+    has_piece: bool,
 }
 
 /// A connection is carried as long as this lives.
@@ -116,16 +124,16 @@ impl Proxy {
         self.state.send_modify(|state| state.generation += 1);
     }
 
-    /// The next commit of a transaction with this statement reaches the server, and is done there;
-    /// its connection breaks before the answer. The statement is one that its connection has not
-    /// prepared yet.
-    pub(crate) fn lose_the_answer_to_the_commit_of(&self, statement: &'static str) {
-        *self.trap.set.lock().unwrap() = Some((statement, Catch::LoseAnswer));
+    /// The next commit of what has this piece reaches the server, and is done there; its connection
+    /// breaks before the answer. If it is a piece of a statement's text, its connection has not
+    /// prepared that yet.
+    pub(crate) fn lose_the_answer_to_the_commit_of(&self, piece: &'static str) {
+        *self.trap.set.lock().unwrap() = Some((piece, Catch::LoseAnswer));
     }
 
     /// The next such commit does not reach the server until it is let go.
-    pub(crate) fn hold_the_commit_of(&self, statement: &'static str) {
-        *self.trap.set.lock().unwrap() = Some((statement, Catch::Hold));
+    pub(crate) fn hold_the_commit_of(&self, piece: &'static str) {
+        *self.trap.set.lock().unwrap() = Some((piece, Catch::Hold));
     }
 
     pub(crate) fn let_go(&self) {
@@ -139,12 +147,17 @@ impl Proxy {
 }
 
 impl Trap {
-    /// `has_statement`: whether the transaction that this connection is in has it.
-    fn springs_on(&self, bytes: &[u8], has_statement: &mut bool) -> Option<Catch> {
+    fn springs_on(&self, bytes: &[u8], about: &mut Conversation) -> Option<Catch> {
+        let is_committed = contains(bytes, "COMMIT");
+        if is_committed || contains(bytes, "ROLLBACK") || contains(bytes, "BEGIN") {
+            about.is_in_transaction = contains(bytes, "BEGIN");
+        }
         let mut set = self.set.lock().unwrap();
-        let (statement, catch) = (*set)?;
-        *has_statement |= contains(bytes, statement);
-        if !contains(bytes, "COMMIT") || !std::mem::take(has_statement) {
+        let (piece, catch) = (*set)?;
+        about.has_piece |= contains(bytes, piece);
+        let is_prepared_only = bytes[0] == PARSE;
+        let is_commit = is_committed || !(about.is_in_transaction || is_prepared_only);
+        if !is_commit || !std::mem::take(&mut about.has_piece) {
             return None;
         }
         *set = None;
@@ -152,6 +165,10 @@ impl Trap {
         Some(catch)
     }
 }
+
+/// The message that has a statement's text; its values come after the answer, and are what runs it.
+/// Source: PostgreSQL's "Message Formats".
+const PARSE: u8 = b'P';
 
 fn contains(bytes: &[u8], text: &str) -> bool {
     bytes.windows(text.len()).any(|window| window == text.as_bytes())
@@ -168,7 +185,7 @@ async fn carry(
     let _carried = Carried(Arc::clone(&trap));
     let Ok(mut server) = TcpStream::connect(target).await else { return };
     let (mut asked, mut answered) = (vec![0; 1 << 16], vec![0; 1 << 16]);
-    let mut has_statement = false;
+    let mut about = Conversation::default();
     let born = state.borrow().generation;
     loop {
         let State { way, generation } = *state.borrow_and_update();
@@ -185,7 +202,7 @@ async fn carry(
             read = client.read(&mut asked) => {
                 let Ok(1..) = read else { return };
                 let bytes = &asked[..read.unwrap()];
-                let catch = trap.springs_on(bytes, &mut has_statement);
+                let catch = trap.springs_on(bytes, &mut about);
                 if let Some(Catch::Hold) = catch {
                     trap.let_go.notified().await;
                 }

@@ -1,7 +1,9 @@
 //! Taking a batch: load what it touches, let [`plan`] decide, write what it says. The same for
 //! both databases, which differ in how a [`Transaction`] reads and writes.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+mod new;
+
+use std::collections::{BTreeMap, BTreeSet};
 
 use chrono::{DateTime, Utc};
 use sha2::{Digest as _, Sha256};
@@ -21,6 +23,8 @@ use crate::finalize::{
     Snapshot, plan,
 };
 use crate::webhook::{MessageId, PayloadKind};
+
+pub(super) use new::{Blank, TakesNew, take_new};
 
 /// How many times a batch is taken anew because another worker made one of its sessions or
 /// recordings at the same moment. Each time one more of them is there to be locked, so it ends.
@@ -336,7 +340,8 @@ async fn write(
     let mut owed = Vec::new();
     if !plan.messages.is_empty() {
         let new = tx.put_messages(&plan.messages, terms.now).await?;
-        let deliveries = deliveries(plan, &new, terms.now, reserved, &mut owed);
+        let is_new = |id: &MessageId| new.contains(id);
+        let deliveries = deliveries(plan, is_new, terms.now, reserved, &mut owed);
         if !deliveries.is_empty() {
             tx.put_deliveries(&deliveries, terms.now).await?;
         }
@@ -361,7 +366,7 @@ async fn write_silent(tx: &mut dyn Transaction, plan: &Plan) -> Result<(), Store
 /// The deliveries of messages that are really new, and those of them that this process will send.
 fn deliveries(
     plan: &Plan,
-    new: &HashSet<MessageId>,
+    is_new: impl Fn(&MessageId) -> bool,
     now: DateTime<Utc>,
     reserved: &mut Reserved<'_>,
     owed: &mut Vec<Owed>,
@@ -369,7 +374,7 @@ fn deliveries(
     let mut kept = Vec::with_capacity(plan.deliveries.len());
     for delivery in &plan.deliveries {
         let message = &plan.messages[delivery.message];
-        if !new.contains(&message.message_id) {
+        if !is_new(&message.message_id) {
             continue;
         }
         let (delivery_id, endpoint_id) = (new_id(now), delivery.endpoint_id);

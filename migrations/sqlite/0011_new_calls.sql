@@ -1,0 +1,2 @@
+-- Nothing is to be done: one process writes at a time here, so that every call is taken in a transaction.
+-- The PostgreSQL file of the same name lets new calls be written by one statement.
