@@ -2,10 +2,11 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use tokio::sync::mpsc;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep, timeout_at};
 use uuid::Uuid;
 
 use super::Office;
@@ -18,6 +19,10 @@ use crate::store::{AttemptResult, Recorded, StoreError};
 
 /// Results in one write.
 const BATCH: usize = 200;
+
+/// A write that is not full begins so long after the one before, at the earliest: nobody waits for a
+/// result, and each commit takes from what others wait for.
+const GATHER: Duration = Duration::from_millis(10);
 
 /// The end of this process's care for a delivery.
 pub(super) enum Entry {
@@ -46,10 +51,20 @@ pub(super) struct Recorder {
 }
 
 impl Recorder {
-    /// Runs until nobody can send entries any more. While one batch is written, the next gathers.
+    /// Runs until nobody can send entries any more. While one batch is written, the next gathers, and for
+    /// as long as the last one is young.
     pub(super) async fn run(self, mut entries: mpsc::Receiver<Entry>) {
         let mut batch = Vec::with_capacity(BATCH);
+        let mut next_at = Instant::now();
         while entries.recv_many(&mut batch, BATCH).await > 0 {
+            while batch.len() < BATCH {
+                let room = BATCH - batch.len();
+                match timeout_at(next_at, entries.recv_many(&mut batch, room)).await {
+                    Ok(1..) => {}
+                    Ok(0) | Err(_) => break,
+                }
+            }
+            next_at = Instant::now() + GATHER;
             self.write(&batch).await;
             batch.drain(..).for_each(|entry| self.office.desk.free(entry.job()));
         }
