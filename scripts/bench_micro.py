@@ -56,7 +56,7 @@ def count(program, case, function):
     """Instructions of one call, what it calls included."""
     command = [
         "valgrind", "--tool=callgrind", "--callgrind-out-file=/dev/null", "--collect-atstart=no",
-        f"--toggle-collect=*measured_{function}*", program, "--bench", "--sample-count=1", f"--sample-size={CALLS}", "--exact", case,
+        f"--toggle-collect=*measured_{function}*", program, "--bench", "--sample-count=1", f"--sample-size={CALLS}", "--exact", f"micro::{case}",
     ]
     done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     collected = re.search(r"Collected : (\d+)", done.stderr)

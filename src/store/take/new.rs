@@ -1,5 +1,5 @@
 //! Taking a batch of calls of which nothing is known: one statement asks whether that is so, the next
-//! writes all of them and commits. A transaction takes four times as long, which is what most calls
+//! writes all of them and commits. A transaction makes ten round trips, for all of which most calls
 //! would wait for.
 //!
 //! Nothing is locked in between. Who is first to make one of the sessions wins, and whoever is second is
