@@ -140,6 +140,18 @@ fn is_race(error: &StoreError) -> bool {
     code.is_some_and(|code| code.len() == 5 && code.starts_with("40") || code == "55P03")
 }
 
+/// Dies, or delivers too early, if the process was told to. What is still owed.
+#[cfg_attr(not(feature = "crash-points"), expect(unused_variables, reason = "a defect needs them"))]
+fn before_commit(owed: Vec<Owed>, terms: &Terms<'_>) -> Vec<Owed> {
+    crash::point(Point::BeforeCommit);
+    #[cfg(feature = "crash-points")]
+    if crash::has(crash::Defect::DeliverBeforeCommit) {
+        terms.desk.accept_early(owed);
+        return Vec::new();
+    }
+    owed
+}
+
 /// Takes a batch in one transaction; the one event of a replay together with its end.
 async fn take_once(
     mut tx: Box<dyn Transaction + '_>,
@@ -184,14 +196,7 @@ async fn take_once(
         Some(_) => return Ok(Once::Lost),
     }
     reserved.is_committing = true;
-    crash::point(Point::BeforeCommit);
-    #[cfg(feature = "crash-points")]
-    let owed = if crash::has(crash::Defect::DeliverBeforeCommit) {
-        terms.desk.accept_early(owed);
-        Vec::new()
-    } else {
-        owed
-    };
+    let owed = before_commit(owed, &terms);
     tx.commit().await?;
     crash::point(Point::AfterCommit);
     reserved.places.clear();

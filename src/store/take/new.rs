@@ -12,7 +12,7 @@ use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
-use super::{Reserved, deliveries, egress_keys, owners, session_of};
+use super::{Reserved, before_commit, deliveries, egress_keys, owners, session_of};
 use crate::crash::{self, Point};
 use crate::finalize::{Change, Erased, Plan, Prepared, Snapshot, plan};
 use crate::store::transaction::{DeliveryToKeep, EgressKeys};
@@ -73,14 +73,7 @@ pub(in crate::store) async fn take_new(
     let mut reserved = Reserved { desk: terms.desk, places: Vec::new(), is_committing: false };
     let mut owed = Vec::new();
     let deliveries = deliveries(&plan, |_| true, terms.now, &mut reserved, &mut owed);
-    crash::point(Point::BeforeCommit);
-    #[cfg(feature = "crash-points")]
-    let owed = if crash::has(crash::Defect::DeliverBeforeCommit) {
-        terms.desk.accept_early(owed);
-        Vec::new()
-    } else {
-        owed
-    };
+    let owed = before_commit(owed, &terms);
     reserved.is_committing = true;
     let put = store.put_new(&plan, &deliveries, terms.now).await;
     // A refusal is an answer: nothing was committed.
