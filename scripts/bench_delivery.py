@@ -22,16 +22,18 @@ CREATE FUNCTION pg_temp.id_at(at TIMESTAMPTZ) RETURNS UUID LANGUAGE SQL AS $$
         || '7' || substr(md5(random()::text), 1, 3) || '8' || substr(md5(random()::text), 1, 15))::uuid $$;
 
 CREATE TEMPORARY TABLE copies AS
-    SELECT number, pg_temp.id_at(at) AS session_id, '\\x' || md5(number::text) AS message_id, at
+    SELECT number, pg_temp.id_at(at) AS session_id, pg_temp.id_at(at) AS row_id,
+        '\\x' || md5(number::text) AS message_id, at
     FROM (SELECT number, now() - interval '1 hour' + number * interval '1 hour' / {messages} AS at
         FROM generate_series(1, {messages} - 1) AS number) AS numbers;
 
 INSERT INTO deliveries SELECT copy.* FROM copies, deliveries AS one, jsonb_populate_record(one,
-    jsonb_build_object('delivery_id', pg_temp.id_at(at), 'message_id', copies.message_id,
+    jsonb_build_object('delivery_id', pg_temp.id_at(at), 'message_row', copies.row_id,
         'next_attempt_at', at, 'created_at', at, 'is_retry', number % {nth_retry} = 0,
         'attempts', (number % {nth_retry} = 0)::int)) AS copy;
 INSERT INTO messages SELECT copy.* FROM copies, messages AS one, jsonb_populate_record(one,
-    jsonb_build_object('message_id', copies.message_id, 'session_id', copies.session_id, 'created_at', at)) AS copy;
+    jsonb_build_object('row_id', copies.row_id, 'message_id', copies.message_id, 'session_id', copies.session_id,
+        'session_number', one.session_number + number, 'created_at', at)) AS copy;
 INSERT INTO sessions SELECT copy.* FROM copies, sessions AS one, jsonb_populate_record(one,
     jsonb_build_object('session_id', copies.session_id, 'id', one.id + number, 'finalized_at', at)) AS copy;
 

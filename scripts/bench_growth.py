@@ -16,16 +16,17 @@ XIDS = 500
 # Each session of the copies has its message and its delivery, which was taken at the last attempt.
 FILL = """
 CREATE TEMPORARY TABLE copies AS
-    SELECT number, {session_id} AS session_id, decode(md5(number::text), 'hex') AS message_id,
-        md5('delivery' || number)::uuid AS delivery_id, {finalized_at} AS at
+    SELECT number, {session_id} AS session_id, {session_id} AS row_id,
+        decode(md5(number::text), 'hex') AS message_id, {session_id} AS delivery_id, {finalized_at} AS at
     FROM generate_series({first}::bigint, {last}::bigint) AS number;
 
 INSERT INTO sessions ({names}) SELECT {values}
     FROM one_session AS one, generate_series({first}::bigint, {last}::bigint) AS number;
 INSERT INTO messages SELECT copy.* FROM copies, one_message AS one, jsonb_populate_record(one,
-    jsonb_build_object('message_id', copies.message_id, 'session_id', copies.session_id, 'created_at', at)) AS copy;
+    jsonb_build_object('row_id', row_id, 'message_id', copies.message_id, 'session_id', copies.session_id,
+        'session_number', one.session_number + number, 'created_at', at)) AS copy;
 INSERT INTO deliveries SELECT copy.* FROM copies, one_delivery AS one, jsonb_populate_record(one,
-    jsonb_build_object('delivery_id', copies.delivery_id, 'message_id', copies.message_id, 'state', 'delivered',
+    jsonb_build_object('delivery_id', copies.delivery_id, 'message_row', row_id, 'state', 'delivered',
         'attempts', {attempts}, 'next_attempt_at', at, 'created_at', at, 'finished_at', at)) AS copy;
 INSERT INTO attempts (delivery_id, number, started_at, duration_us, status, response_head, response_body, address, is_connection_reused)
     SELECT delivery_id, attempt, at, 1500, CASE WHEN attempt = {attempts} THEN 204 ELSE 500 END,
@@ -33,6 +34,7 @@ INSERT INTO attempts (delivery_id, number, started_at, duration_us, status, resp
     FROM copies, generate_series(1, {attempts}) AS attempt;
 
 DROP TABLE copies;
+SELECT setval('session_numbers', (SELECT max(id) FROM sessions));
 VACUUM ANALYZE;
 CHECKPOINT
 """

@@ -129,7 +129,7 @@ class Worker:
             self.launch = lambda: bench.start_tool(*command)
         else:
             self.finalizer = bench.new_finalizer(self.database)
-            self.finalizer.ask("endpoints", "add", webhook_url, "--owner", "all")
+            self.endpoint = self.finalizer.ask("endpoints", "add", webhook_url, "--owner", "all")
             self.launch = lambda: self.finalizer.run(bench.next_name("finalizer"))
         # A database that is kept has rows of before.
         self.before = {what: self.database.number(question) for what, question in EXPECTED[name].items()}
@@ -180,6 +180,9 @@ class Worker:
         self.process.stop()
         if not self.is_database_kept:
             self.database.drop()
+        elif self.name == FINALIZER:
+            # Whoever is next has an endpoint of its own.
+            self.finalizer.command("endpoints", "delete", self.endpoint["id"])
 
 
 class SqliteFile:

@@ -184,7 +184,8 @@ class Checker:
         }
         self.deliveries = {
             (row[0], row[1]): row[2:] for row in self.all(
-                "SELECT endpoint_id, 'msg_' || encode(message_id, 'hex'), delivery_id, state, attempts FROM deliveries"
+                "SELECT endpoint_id, 'msg_' || encode(message_id, 'hex'), delivery_id, state, attempts"
+                " FROM deliveries JOIN messages ON row_id = message_row"
             )
         }
         self.released = collections.defaultdict(list)

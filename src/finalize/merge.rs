@@ -172,6 +172,8 @@ pub struct NewMessage {
     pub event_type: EventType,
     /// Of which session, if it tells of one.
     pub session_id: Option<Uuid>,
+    /// That session's number.
+    pub session_number: Option<i64>,
     /// Of which recording, if it tells of one.
     pub egress_id: Option<String>,
     /// The body for `thin` endpoints, if one is owed it.
@@ -659,6 +661,7 @@ impl Merge<'_> {
             message_id,
             event_type,
             session_id: Some(session_id),
+            session_number: Some(session.id),
             egress_id: egress_id.map(str::to_owned),
             thin: owed[0].then(|| thin_payload(event_type, at, session, egress_id, url)),
             full: owed[1].then(|| full_payload(event_type, at, session, egress_id, url)),

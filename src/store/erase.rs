@@ -56,15 +56,26 @@ pub(super) const FILES: &str = "SELECT files FROM erased_sessions WHERE session_
 
 pub(super) const KEEP_FILES: &str = "UPDATE erased_sessions SET files = $2 WHERE session_id = $1";
 
+/// The session's messages; it is among those that were erased already.
+macro_rules! is_its_message {
+    () => {
+        "session_number = (SELECT id FROM erased_sessions WHERE session_id = $1)"
+    };
+}
+
 /// Before anything else: it locks the messages, so that none of their deliveries is owed anew from now on.
 pub(super) const DROP_BODIES: &str =
-    "UPDATE messages SET thin = NULL, full_body = NULL WHERE session_id = $1";
+    concat!("UPDATE messages SET thin = NULL, full_body = NULL WHERE ", is_its_message!());
 
 /// Nothing goes out whose bytes are gone. One that a process is just sending counts no more.
-pub(super) const CANCEL_DELIVERIES: &str = "UPDATE deliveries
+pub(super) const CANCEL_DELIVERIES: &str = concat!(
+    "UPDATE deliveries
     SET state = 'cancelled', cause = 'session_erased', finished_at = $2, process_id = NULL
     WHERE state = 'pending'
-      AND message_id IN (SELECT message_id FROM messages WHERE session_id = $1)";
+      AND message_row IN (SELECT row_id FROM messages WHERE ",
+    is_its_message!(),
+    ")"
+);
 
 /// An open failure of a session that is gone can never be replayed.
 pub(super) const DROP_RAW: &str = "UPDATE failures
@@ -79,10 +90,14 @@ pub(super) const DROP_REST: [&str; 4] = [
     "DELETE FROM sessions WHERE session_id = $1",
     "DELETE FROM checkpoints WHERE session_id = $1",
     "DELETE FROM finished_rooms WHERE session_id = $1",
-    "UPDATE attempts SET response_head = NULL, response_body = NULL
+    concat!(
+        "UPDATE attempts SET response_head = NULL, response_body = NULL
     WHERE delivery_id IN (
         SELECT delivery_id FROM deliveries
-        WHERE message_id IN (SELECT message_id FROM messages WHERE session_id = $1))",
+        WHERE message_row IN (SELECT row_id FROM messages WHERE ",
+        is_its_message!(),
+        "))"
+    ),
 ];
 
 /// What a store brings for erasing; both databases have the same statements. `ADD_ERASED` alone

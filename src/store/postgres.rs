@@ -20,7 +20,7 @@ use sqlx::{
 use uuid::Uuid;
 
 use super::failures::FailureRows;
-use super::prune::{OldDelivery, PrunePosition, Pruned};
+use super::prune::{OldDelivery, OldMessage, PrunePosition, Pruned};
 use super::redelivery::ToldMessage;
 use super::rows::{
     ApiKeyRow, AttemptRow, AwaitedFileRow, BillRow, DeliveryRow, DeliveryStoryRow, DueEndpointRow,
@@ -37,8 +37,8 @@ use super::sql::{
 };
 use super::take::{Blank, TakesNew};
 use super::transaction::{
-    DeliveryToKeep, EgressKeys, FailureToKeep, Health, RoomKeys, Rowwise, SessionKeys, Transaction,
-    WhenLocked,
+    DeliveryToKeep, EgressKeys, FailureToKeep, Health, MessageToKeep, RoomKeys, Rowwise,
+    SessionKeys, Transaction, WhenLocked,
 };
 use super::{
     ApiKey, ApiKeyChange, AttemptResult, AwaitedFile, Backlog, Batch, Beginning, Bills, Cause,
@@ -53,8 +53,8 @@ use super::{
 use crate::crash::{self, Defect};
 use crate::event::FailureCode;
 use crate::finalize::{
-    Bill, Erased, FinishedRoom, JoinedBy, JoinedEgress, NewMessage, Plan, Prepared, Repriced,
-    Session, Silence, Totals, recording_files,
+    Bill, Erased, FinishedRoom, JoinedBy, JoinedEgress, Plan, Prepared, Repriced, Session, Silence,
+    Totals, recording_files,
 };
 use crate::webhook::{MessageId, PayloadKind, RateLimit};
 
@@ -70,17 +70,19 @@ const MIGRATIONS: &[super::MigrationFile] = &[
     (9, "traces", include_str!("../../migrations/postgres/0009_traces.sql")),
     (10, "retention", include_str!("../../migrations/postgres/0010_retention.sql")),
     (11, "new_calls", include_str!("../../migrations/postgres/0011_new_calls.sql")),
+    (12, "rising", include_str!("../../migrations/postgres/0012_rising.sql")),
 ];
 
 macro_rules! message_columns {
     () => {
-        "message_id, type, session_id, egress_id, thin, full_body, traceparent, created_at"
+        "row_id, message_id, type, session_id, session_number, egress_id, thin, full_body, traceparent, \
+         created_at"
     };
 }
 
 macro_rules! delivery_columns {
     () => {
-        "delivery_id, message_id, endpoint_id, payload, state, cause, process_id, finished_at, \
+        "delivery_id, message_row, endpoint_id, payload, state, cause, process_id, finished_at, \
          redelivered_after, is_retry, attempts, next_attempt_at, created_at"
     };
 }
@@ -217,14 +219,14 @@ const PUT_NEW: &str = concat!(
     " RETURNING 1),
     message AS (INSERT INTO messages (",
     message_columns!(),
-    ") SELECT *, $60 FROM unnest($44::bytea[], $45::text[], $46::uuid[], $47::text[],
-        $48::bytea[], $49::bytea[], $50::text[])),
+    ") SELECT *, $62 FROM unnest($44::uuid[], $45::bytea[], $46::text[], $47::uuid[], $48::int8[],
+        $49::text[], $50::bytea[], $51::bytea[], $52::text[])),
     delivery AS (INSERT INTO deliveries (",
     delivery_columns!(),
-    ") SELECT *, redelivered_after IS NOT NULL, 0, $60, $60
-    FROM unnest($51::uuid[], $52::bytea[], $53::uuid[], $54::text[], $55::text[], $56::text[],
-        $57::uuid[], $58::timestamptz[], $59::int4[])
-    AS new (delivery_id, message_id, endpoint_id, payload, state, cause, process_id, finished_at,
+    ") SELECT *, redelivered_after IS NOT NULL, 0, $62, $62
+    FROM unnest($53::uuid[], $54::uuid[], $55::uuid[], $56::text[], $57::text[], $58::text[],
+        $59::uuid[], $60::timestamptz[], $61::int4[])
+    AS new (delivery_id, message_row, endpoint_id, payload, state, cause, process_id, finished_at,
         redelivered_after))
     SELECT refuse_erased($1, (SELECT count(*) FROM session))"
 );
@@ -312,8 +314,8 @@ const PUT_ROOMS: &str = concat!(
 const PUT_MESSAGES: &str = concat!(
     "INSERT INTO messages (",
     message_columns!(),
-    ") SELECT *, $8 FROM unnest($1::bytea[], $2::text[], $3::uuid[], $4::text[], $5::bytea[],
-        $6::bytea[], $7::text[])
+    ") SELECT *, $10 FROM unnest($1::uuid[], $2::bytea[], $3::text[], $4::uuid[], $5::int8[], $6::text[],
+        $7::bytea[], $8::bytea[], $9::text[])
     ON CONFLICT DO NOTHING
     RETURNING message_id"
 );
@@ -322,9 +324,9 @@ const PUT_DELIVERIES: &str = concat!(
     "INSERT INTO deliveries (",
     delivery_columns!(),
     ") SELECT *, redelivered_after IS NOT NULL, 0, $10::timestamptz, $10::timestamptz
-    FROM unnest($1::uuid[], $2::bytea[], $3::uuid[], $4::text[], $5::text[], $6::text[],
+    FROM unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::text[], $5::text[], $6::text[],
         $7::uuid[], $8::timestamptz[], $9::int4[])
-    AS new (delivery_id, message_id, endpoint_id, payload, state, cause, process_id, finished_at,
+    AS new (delivery_id, message_row, endpoint_id, payload, state, cause, process_id, finished_at,
         redelivered_after)"
 );
 
@@ -343,13 +345,13 @@ const CLAIM: &str = "WITH due AS (
     claimed AS (
         UPDATE deliveries SET process_id = $1
         WHERE delivery_id = ANY (ARRAY(SELECT delivery_id FROM due))
-        RETURNING delivery_id, process_id, message_id, endpoint_id, attempts, payload,
+        RETURNING delivery_id, process_id, message_row, endpoint_id, attempts, payload,
             redelivered_after)
-    SELECT delivery_id, process_id, claimed.message_id, claimed.endpoint_id, owner, attempts,
+    SELECT delivery_id, process_id, message_id, claimed.endpoint_id, owner, attempts,
         redelivered_after, type, messages.created_at AS told_at, traceparent,
         CASE claimed.payload WHEN 'full' THEN full_body ELSE thin END AS body
     FROM claimed
-    JOIN messages ON messages.message_id = claimed.message_id
+    JOIN messages ON row_id = message_row
     JOIN endpoints ON endpoints.endpoint_id = claimed.endpoint_id";
 
 /// Whoever is writing one of them at the moment is not waited for, nor is waited for by them.
@@ -373,15 +375,15 @@ const EXPIRE_RAW: &str = "UPDATE failures SET raw = $3, raw_expired_at = $2
         FOR UPDATE SKIP LOCKED)";
 
 /// Whoever is writing one of them at the moment is not waited for.
-const OLD_MESSAGES: &str = "SELECT created_at, message_id FROM messages
+const OLD_MESSAGES: &str = "SELECT created_at, message_id, row_id FROM messages
     WHERE NOT is_pruned AND created_at < $1 AND (created_at, message_id) > ($2, $3)
     ORDER BY created_at, message_id
     LIMIT $4
     FOR UPDATE SKIP LOCKED";
 
-const OLD_DELIVERIES: &str = "SELECT delivery_id, message_id,
+const OLD_DELIVERIES: &str = "SELECT delivery_id, message_row,
         state <> 'pending' AND finished_at < $2 AS is_over
-    FROM deliveries WHERE message_id = ANY($1)
+    FROM deliveries WHERE message_row = ANY($1)
     FOR UPDATE NOWAIT";
 
 const DROP_ATTEMPTS: &str = "DELETE FROM attempts WHERE delivery_id = ANY($1)";
@@ -389,7 +391,7 @@ const DROP_ATTEMPTS: &str = "DELETE FROM attempts WHERE delivery_id = ANY($1)";
 const DROP_DELIVERIES: &str = "DELETE FROM deliveries WHERE delivery_id = ANY($1)";
 
 const DROP_BODIES: &str = "UPDATE messages SET thin = NULL, full_body = NULL, is_pruned = TRUE
-    WHERE message_id = ANY($1)";
+    WHERE row_id = ANY($1)";
 
 const REDELIVER: &str = redeliver!(" FOR SHARE");
 
@@ -505,13 +507,15 @@ macro_rules! bind_messages {
         bind_columns!(
             $query,
             $messages,
-            |message| &message.message_id.0[..],
-            |message| message.event_type.as_str(),
-            |message| message.session_id,
-            |message| message.egress_id.as_deref(),
-            |message| message.thin.as_deref(),
-            |message| message.full.as_deref(),
-            |message| message.trace.map(|trace| trace.to_string()),
+            |kept| kept.row_id,
+            |kept| &kept.message.message_id.0[..],
+            |kept| kept.message.event_type.as_str(),
+            |kept| kept.message.session_id,
+            |kept| kept.message.session_number,
+            |kept| kept.message.egress_id.as_deref(),
+            |kept| kept.message.thin.as_deref(),
+            |kept| kept.message.full.as_deref(),
+            |kept| kept.message.trace.map(|trace| trace.to_string()),
         )
     };
 }
@@ -522,7 +526,7 @@ macro_rules! bind_deliveries {
             $query,
             $deliveries,
             |delivery| delivery.delivery_id,
-            |delivery| &delivery.message_id.0[..],
+            |delivery| delivery.message_row,
             |delivery| delivery.endpoint_id,
             |delivery| delivery.payload.as_str(),
             |delivery| delivery.state().as_str(),
@@ -797,11 +801,12 @@ impl TakesNew for Postgres {
     async fn put_new(
         &self,
         plan: &Plan,
+        messages: &[MessageToKeep<'_>],
         deliveries: &[DeliveryToKeep],
         now: DateTime<Utc>,
     ) -> Result<bool, StoreError> {
         let query = bind_sessions!(query(PUT_NEW), plan.sessions);
-        let query = bind_messages!(query, plan.messages);
+        let query = bind_messages!(query, messages);
         let query = bind_deliveries!(query, deliveries, now).bind(now);
         match query.execute(&self.batches).await {
             Ok(_) => Ok(true),
@@ -1103,7 +1108,7 @@ impl Transaction for Writing {
 
     async fn put_messages(
         &mut self,
-        messages: &[NewMessage],
+        messages: &[MessageToKeep<'_>],
         now: DateTime<Utc>,
     ) -> Result<HashSet<MessageId>, StoreError> {
         let query = query_scalar(PUT_MESSAGES);
@@ -1188,7 +1193,7 @@ impl Transaction for Writing {
 
     async fn old_deliveries(
         &mut self,
-        messages: &[&[u8]],
+        messages: &[Uuid],
         before: DateTime<Utc>,
     ) -> Result<Vec<OldDelivery>, StoreError> {
         all::<OldDeliveryRow, _>(query_as(OLD_DELIVERIES).bind(messages).bind(before), &mut *self.0)
@@ -1202,7 +1207,7 @@ impl Transaction for Writing {
         Ok(dropped.rows_affected())
     }
 
-    async fn drop_bodies(&mut self, messages: &[&[u8]]) -> Result<(), StoreError> {
+    async fn drop_bodies(&mut self, messages: &[Uuid]) -> Result<(), StoreError> {
         query(DROP_BODIES).bind(messages).execute(&mut *self.0).await.map_err(failed)?;
         Ok(())
     }

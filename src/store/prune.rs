@@ -24,10 +24,13 @@ pub struct Pruned {
     pub attempts: u64,
 }
 
+/// A message that may be forgotten: its position, and what its deliveries know it by.
+pub(super) type OldMessage = (DateTime<Utc>, Vec<u8>, Uuid);
+
 /// A delivery of a message that is looked at.
 pub(super) struct OldDelivery {
     pub(super) delivery_id: Uuid,
-    pub(super) message_id: Vec<u8>,
+    pub(super) message_row: Uuid,
     /// It ended before the time.
     pub(super) is_over: bool,
 }
@@ -40,22 +43,23 @@ pub(super) async fn step(
     after: &PrunePosition,
     limit: u32,
 ) -> Result<(Pruned, Option<PrunePosition>), StoreError> {
-    let page = tx.old_messages(before, after, limit).await?;
-    let next = page.last().filter(|_| page.len() >= limit as usize).cloned();
-    let mut messages: HashSet<&[u8]> = page.iter().map(|(_, id)| id.as_slice()).collect();
+    let mut page = tx.old_messages(before, after, limit).await?;
+    let mut messages: HashSet<Uuid> = page.iter().map(|(_, _, row_id)| *row_id).collect();
+    let next = page.pop().filter(|_| messages.len() >= limit as usize);
     let deliveries = tx.old_deliveries(&of(&messages), before).await?;
     for delivery in deliveries.iter().filter(|delivery| !delivery.is_over) {
-        messages.remove(delivery.message_id.as_slice());
+        messages.remove(&delivery.message_row);
     }
-    let over = deliveries.iter().filter(|old| messages.contains(old.message_id.as_slice()));
+    let over = deliveries.iter().filter(|old| messages.contains(&old.message_row));
     let over: Vec<Uuid> = over.map(|delivery| delivery.delivery_id).collect();
     let attempts = tx.drop_deliveries(&over).await?;
     tx.drop_bodies(&of(&messages)).await?;
     let count = |length: usize| u64::try_from(length).unwrap_or(u64::MAX);
     let (messages, deliveries) = (count(messages.len()), count(over.len()));
+    let next = next.map(|(told_at, message_id, _)| (told_at, message_id));
     Ok((Pruned { messages, deliveries, attempts }, next))
 }
 
-fn of<'a>(messages: &HashSet<&'a [u8]>) -> Vec<&'a [u8]> {
+fn of(messages: &HashSet<Uuid>) -> Vec<Uuid> {
     messages.iter().copied().collect()
 }

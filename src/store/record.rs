@@ -6,7 +6,7 @@ use std::sync::Arc;
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
-use super::transaction::{DeliveryToKeep, Transaction};
+use super::transaction::{DeliveryToKeep, MessageToKeep, Transaction};
 use super::{AttemptResult, Cause, Endpoint, Recorded, StoreError, Verdict};
 use crate::clock::new_id;
 use crate::finalize::NewMessage;
@@ -152,18 +152,21 @@ async fn tell_disabled(
         message_id,
         event_type: EventType::EndpointDisabled,
         session_id: None,
+        session_number: None,
         egress_id: None,
         // There is no more to say to those who want everything.
         thin: Some(disabled_payload(endpoint, reason, failing.as_ref(), now)),
         full: None,
         trace: None,
     };
+    let message = MessageToKeep::new(&message, now);
+    let message_row = message.row_id;
     tx.put_messages(&[message], now).await?;
     let told = others.iter().filter(|other| other.hears_of_disabled(endpoint));
     let deliveries: Vec<_> = told
         .map(|other| DeliveryToKeep {
             delivery_id: new_id(now),
-            message_id,
+            message_row,
             endpoint_id: other.endpoint_id,
             payload: PayloadKind::Thin,
             is_cancelled: other.disabled.is_some(),

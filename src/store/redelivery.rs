@@ -155,6 +155,8 @@ impl Position {
 
 /// A message as a redelivery looks at it.
 pub(super) struct ToldMessage {
+    /// What its deliveries know it by.
+    pub(super) row_id: Uuid,
     pub(super) message_id: MessageId,
     pub(super) event_type: EventType,
     pub(super) session_id: Option<Uuid>,
@@ -318,11 +320,11 @@ impl Step<'_> {
             let Some(body) = session.and_then(|session| self.render(&session, message)) else {
                 return Ok(false);
             };
-            tx.put_body(message.message_id, payload, body).await?;
+            tx.put_body(message.row_id, payload, body).await?;
         }
         let delivery = DeliveryToKeep {
             delivery_id: new_id(self.now),
-            message_id: message.message_id,
+            message_row: message.row_id,
             endpoint_id: self.endpoint.endpoint_id,
             payload,
             is_cancelled: false,

@@ -662,18 +662,19 @@ impl TryFrom<RedeliveryRow> for Redelivery {
     }
 }
 
-row!(OldDeliveryRow { delivery_id: Uuid, message_id: Vec<u8>, is_over: bool });
+row!(OldDeliveryRow { delivery_id: Uuid, message_row: Uuid, is_over: bool });
 
 impl TryFrom<OldDeliveryRow> for OldDelivery {
     type Error = StoreError;
 
     fn try_from(row: OldDeliveryRow) -> Result<Self, StoreError> {
-        let OldDeliveryRow { delivery_id, message_id, is_over } = row;
-        Ok(Self { delivery_id, message_id, is_over })
+        let OldDeliveryRow { delivery_id, message_row, is_over } = row;
+        Ok(Self { delivery_id, message_row, is_over })
     }
 }
 
 row!(ToldMessageRow {
+    row_id: Uuid,
     message_id: Vec<u8>,
     event_type: String = "type",
     session_id: Option<Uuid>,
@@ -692,6 +693,7 @@ impl TryFrom<ToldMessageRow> for ToldMessage {
     fn try_from(row: ToldMessageRow) -> Result<Self, StoreError> {
         let about = row.character_owner.zip(row.tenant_id).zip(row.character_slug);
         Ok(Self {
+            row_id: row.row_id,
             message_id: message_id(&row.message_id)?,
             event_type: event_type(&row.event_type)?,
             session_id: row.session_id,

@@ -1315,7 +1315,7 @@ macro_rules! impl_rowwise {
                 before: DateTime<Utc>,
                 after: &PrunePosition,
                 limit: u32,
-            ) -> Result<Vec<PrunePosition>, StoreError> {
+            ) -> Result<Vec<OldMessage>, StoreError> {
                 query_as(OLD_MESSAGES)
                     .bind(before)
                     .bind(after.0)
@@ -1328,7 +1328,7 @@ macro_rules! impl_rowwise {
 
             async fn put_body(
                 &mut self,
-                message_id: MessageId,
+                row_id: Uuid,
                 payload: PayloadKind,
                 body: Bytes,
             ) -> Result<(), StoreError> {
@@ -1337,7 +1337,7 @@ macro_rules! impl_rowwise {
                     PayloadKind::Full => sql::PUT_FULL,
                 };
                 query(statement)
-                    .bind(&message_id.0[..])
+                    .bind(row_id)
                     .bind(&*body)
                     .execute(&mut *self.0)
                     .await

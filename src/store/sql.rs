@@ -120,7 +120,7 @@ macro_rules! api_key_columns {
 /// The columns of a delivery with its message's, as [`super::rows::DeliveryRow`] reads them.
 macro_rules! delivery_columns {
     () => {
-        "delivery_id, deliveries.message_id, type, session_id, endpoint_id, state, cause, attempts, \
+        "delivery_id, message_id, type, session_id, endpoint_id, state, cause, attempts, \
          redelivered_after, \
          CASE WHEN state = 'pending' THEN next_attempt_at END AS next_attempt_at, \
          deliveries.created_at, finished_at"
@@ -506,7 +506,7 @@ macro_rules! page_of_deliveries {
         concat!(
             "SELECT ",
             delivery_columns!(),
-            " FROM deliveries JOIN messages ON messages.message_id = deliveries.message_id
+            " FROM deliveries JOIN messages ON row_id = message_row
             WHERE delivery_id < $1",
             $(" AND ", $condition,)?
             " ORDER BY delivery_id DESC LIMIT $2"
@@ -534,16 +534,18 @@ pub(super) fn page_of_deliveries(state: Option<DeliveryState>, is_of_one: bool) 
 pub(super) const DELIVERIES_OF: &str = concat!(
     "SELECT ",
     delivery_columns!(),
-    " FROM deliveries JOIN messages ON messages.message_id = deliveries.message_id
-    WHERE session_id = $1
+    " FROM deliveries JOIN messages ON row_id = message_row
+    WHERE session_number IN (
+        SELECT id FROM sessions WHERE session_id = $1
+        UNION ALL SELECT id FROM erased_sessions WHERE session_id = $1)
     ORDER BY deliveries.created_at, delivery_id"
 );
 
 pub(super) const DELIVERIES_OF_MESSAGE: &str = concat!(
     "SELECT ",
     delivery_columns!(),
-    " FROM deliveries JOIN messages ON messages.message_id = deliveries.message_id
-    WHERE deliveries.message_id = $1
+    " FROM deliveries JOIN messages ON row_id = message_row
+    WHERE message_id = $1
     ORDER BY delivery_id"
 );
 
@@ -551,7 +553,7 @@ pub(super) const DELIVERY: &str = concat!(
     "SELECT ",
     delivery_columns!(),
     ", CASE payload WHEN 'full' THEN full_body ELSE thin END AS body
-    FROM deliveries JOIN messages ON messages.message_id = deliveries.message_id
+    FROM deliveries JOIN messages ON row_id = message_row
     WHERE delivery_id = $1"
 );
 
@@ -567,7 +569,7 @@ macro_rules! has_bytes {
         concat!(
             "EXISTS (
         SELECT 1 FROM messages
-        WHERE messages.message_id = deliveries.message_id
+        WHERE row_id = message_row
           AND (thin IS NOT NULL OR full_body IS NOT NULL)",
             $locked,
             ")"
@@ -625,14 +627,14 @@ macro_rules! redeliver_range {
 macro_rules! messages_told {
     ($locked:literal) => {
         concat!(
-            "SELECT told.message_id, type, told.session_id, egress_id,
+            "SELECT told.row_id, told.message_id, type, told.session_id, egress_id,
         told.created_at, has_body, character_owner, tenant_id, character_slug,
         EXISTS (
             SELECT 1 FROM deliveries
-            WHERE deliveries.message_id = told.message_id AND deliveries.endpoint_id = $5)
+            WHERE message_row = told.row_id AND deliveries.endpoint_id = $5)
             AS is_owed
     FROM (
-        SELECT message_id, type, session_id, egress_id, created_at,
+        SELECT row_id, message_id, type, session_id, egress_id, created_at,
             CASE $6 WHEN 'full' THEN full_body IS NOT NULL ELSE thin IS NOT NULL END AS has_body
         FROM messages
         WHERE NOT is_pruned AND (created_at, message_id) > ($1, $2) AND created_at < $3
@@ -648,10 +650,10 @@ macro_rules! messages_told {
 pub(super) use {has_bytes, messages_told, redeliver, redeliver_range};
 
 pub(super) const PUT_THIN: &str =
-    "UPDATE messages SET thin = $2 WHERE message_id = $1 AND thin IS NULL";
+    "UPDATE messages SET thin = $2 WHERE row_id = $1 AND thin IS NULL";
 
 pub(super) const PUT_FULL: &str =
-    "UPDATE messages SET full_body = $2 WHERE message_id = $1 AND full_body IS NULL";
+    "UPDATE messages SET full_body = $2 WHERE row_id = $1 AND full_body IS NULL";
 
 pub(super) const ADD_REDELIVERY: &str = concat!(
     "INSERT INTO redeliveries (",

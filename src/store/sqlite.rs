@@ -19,7 +19,7 @@ use sqlx::{ConnectOptions as _, Sqlite as Db, query, query_as, query_scalar};
 use uuid::Uuid;
 
 use super::failures::FailureRows;
-use super::prune::{OldDelivery, PrunePosition, Pruned};
+use super::prune::{OldDelivery, OldMessage, PrunePosition, Pruned};
 use super::redelivery::ToldMessage;
 use super::rows::{
     ApiKeyRow, AttemptRow, AwaitedFileRow, BillRow, DeliveryRow, DeliveryStoryRow, DueEndpointRow,
@@ -35,8 +35,8 @@ use super::sql::{
     session_upsert,
 };
 use super::transaction::{
-    DeliveryToKeep, EgressKeys, FailureToKeep, Health, RoomKeys, Rowwise, SessionKeys, Transaction,
-    WhenLocked,
+    DeliveryToKeep, EgressKeys, FailureToKeep, Health, MessageToKeep, RoomKeys, Rowwise,
+    SessionKeys, Transaction, WhenLocked,
 };
 use super::{
     ApiKey, ApiKeyChange, AttemptResult, AwaitedFile, Backlog, Batch, Beginning, Bills, Cause,
@@ -49,8 +49,8 @@ use super::{
 };
 use crate::event::FailureCode;
 use crate::finalize::{
-    Bill, Erased, FinishedRoom, JoinedBy, JoinedEgress, NewMessage, Prepared, Repriced, Session,
-    Silence, Totals, recording_files,
+    Bill, Erased, FinishedRoom, JoinedBy, JoinedEgress, Prepared, Repriced, Session, Silence,
+    Totals, recording_files,
 };
 use crate::webhook::{MessageId, PayloadKind, RateLimit};
 
@@ -66,6 +66,7 @@ const MIGRATIONS: &[super::MigrationFile] = &[
     (9, "traces", include_str!("../../migrations/sqlite/0009_traces.sql")),
     (10, "retention", include_str!("../../migrations/sqlite/0010_retention.sql")),
     (11, "new_calls", include_str!("../../migrations/sqlite/0011_new_calls.sql")),
+    (12, "rising", include_str!("../../migrations/sqlite/0012_rising.sql")),
 ];
 
 const SESSIONS_BY_KEYS: &str = concat!(
@@ -218,12 +219,13 @@ const PUT_ROOM: &str = concat!(
 );
 
 const PUT_MESSAGE: &str = "INSERT INTO messages
-        (message_id, type, session_id, egress_id, thin, full_body, traceparent, created_at)
-    VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
+        (row_id, message_id, type, session_id, session_number, egress_id, thin, full_body,
+         traceparent, created_at)
+    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)
     ON CONFLICT DO NOTHING";
 
 const PUT_DELIVERY: &str = "INSERT INTO deliveries
-        (delivery_id, message_id, endpoint_id, payload, state, cause, process_id, is_retry,
+        (delivery_id, message_row, endpoint_id, payload, state, cause, process_id, is_retry,
          attempts, next_attempt_at, created_at, finished_at, redelivered_after)
     VALUES ($1, $2, $3, $4, $5, $6, $7, $10 IS NOT NULL, 0, $8, $8, $9, $10)";
 
@@ -233,15 +235,14 @@ const CLAIM: &str = "UPDATE deliveries SET process_id = $1
         WHERE state = 'pending' AND process_id IS NULL AND endpoint_id = $2
           AND is_retry = $3 AND next_attempt_at <= $4
         ORDER BY next_attempt_at LIMIT $5)
-    RETURNING delivery_id, process_id, message_id, endpoint_id, attempts, redelivered_after,
+    RETURNING delivery_id, process_id, endpoint_id, attempts, redelivered_after,
         (SELECT owner FROM endpoints WHERE endpoints.endpoint_id = deliveries.endpoint_id) AS owner,
-        (SELECT type FROM messages WHERE messages.message_id = deliveries.message_id) AS type,
-        (SELECT created_at FROM messages WHERE messages.message_id = deliveries.message_id)
-            AS told_at,
-        (SELECT traceparent FROM messages WHERE messages.message_id = deliveries.message_id)
-            AS traceparent,
+        (SELECT message_id FROM messages WHERE row_id = message_row) AS message_id,
+        (SELECT type FROM messages WHERE row_id = message_row) AS type,
+        (SELECT created_at FROM messages WHERE row_id = message_row) AS told_at,
+        (SELECT traceparent FROM messages WHERE row_id = message_row) AS traceparent,
         (SELECT CASE payload WHEN 'full' THEN full_body ELSE thin END
-         FROM messages WHERE messages.message_id = deliveries.message_id) AS body";
+         FROM messages WHERE row_id = message_row) AS body";
 
 const CANCEL_PENDING: &str = "UPDATE deliveries
     SET state = 'cancelled', cause = $2, finished_at = $3
@@ -260,14 +261,14 @@ const EXPIRE_RAW: &str = "UPDATE failures SET raw = $3, raw_expired_at = $2
         ORDER BY last_seen_at
         LIMIT $4)";
 
-const OLD_MESSAGES: &str = "SELECT created_at, message_id FROM messages
+const OLD_MESSAGES: &str = "SELECT created_at, message_id, row_id FROM messages
     WHERE NOT is_pruned AND created_at < $1 AND (created_at, message_id) > ($2, $3)
     ORDER BY created_at, message_id
     LIMIT $4";
 
-const OLD_DELIVERIES: &str = "SELECT delivery_id, message_id,
+const OLD_DELIVERIES: &str = "SELECT delivery_id, message_row,
         state <> 'pending' AND finished_at < $2 AS is_over
-    FROM deliveries WHERE message_id IN (SELECT unhex(value) FROM json_each($1))";
+    FROM deliveries WHERE message_row IN (SELECT unhex(value) FROM json_each($1))";
 
 const DROP_ATTEMPTS: &str = "DELETE FROM attempts
     WHERE delivery_id IN (SELECT unhex(value) FROM json_each($1))";
@@ -276,7 +277,7 @@ const DROP_DELIVERIES: &str = "DELETE FROM deliveries
     WHERE delivery_id IN (SELECT unhex(value) FROM json_each($1))";
 
 const DROP_BODIES: &str = "UPDATE messages SET thin = NULL, full_body = NULL, is_pruned = TRUE
-    WHERE message_id IN (SELECT unhex(value) FROM json_each($1))";
+    WHERE row_id IN (SELECT unhex(value) FROM json_each($1))";
 
 const REDELIVER: &str = redeliver!("");
 
@@ -675,15 +676,17 @@ impl Transaction for Writing {
 
     async fn put_messages(
         &mut self,
-        messages: &[NewMessage],
+        messages: &[MessageToKeep<'_>],
         now: DateTime<Utc>,
     ) -> Result<HashSet<MessageId>, StoreError> {
         let mut new = HashSet::with_capacity(messages.len());
-        for message in messages {
+        for MessageToKeep { row_id, message } in messages {
             let put = query(PUT_MESSAGE)
+                .bind(row_id)
                 .bind(&message.message_id.0[..])
                 .bind(message.event_type.as_str())
                 .bind(message.session_id)
+                .bind(message.session_number)
                 .bind(&message.egress_id)
                 .bind(message.thin.as_deref())
                 .bind(message.full.as_deref())
@@ -707,7 +710,7 @@ impl Transaction for Writing {
         for delivery in deliveries {
             query(PUT_DELIVERY)
                 .bind(delivery.delivery_id)
-                .bind(&delivery.message_id.0[..])
+                .bind(delivery.message_row)
                 .bind(delivery.endpoint_id)
                 .bind(delivery.payload.as_str())
                 .bind(delivery.state().as_str())
@@ -775,11 +778,11 @@ impl Transaction for Writing {
 
     async fn old_deliveries(
         &mut self,
-        messages: &[&[u8]],
+        messages: &[Uuid],
         before: DateTime<Utc>,
     ) -> Result<Vec<OldDelivery>, StoreError> {
         all::<OldDeliveryRow, _>(
-            query_as(OLD_DELIVERIES).bind(bytes_json(messages)).bind(before),
+            query_as(OLD_DELIVERIES).bind(ids_json(messages)).bind(before),
             &mut *self.0,
         )
         .await
@@ -793,9 +796,8 @@ impl Transaction for Writing {
         Ok(dropped.rows_affected())
     }
 
-    async fn drop_bodies(&mut self, messages: &[&[u8]]) -> Result<(), StoreError> {
-        let ids = bytes_json(messages);
-        query(DROP_BODIES).bind(ids).execute(&mut *self.0).await.map_err(failed)?;
+    async fn drop_bodies(&mut self, messages: &[Uuid]) -> Result<(), StoreError> {
+        query(DROP_BODIES).bind(ids_json(messages)).execute(&mut *self.0).await.map_err(failed)?;
         Ok(())
     }
 

@@ -9,9 +9,10 @@ use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
 use super::failures::FailureRows;
-use super::prune::{OldDelivery, PrunePosition};
+use super::prune::{OldDelivery, OldMessage, PrunePosition};
 use super::redelivery::{Redelivery, RedeliveryRange, ToldMessage};
 use super::{AttemptResult, Cause, Endpoint, StoreError};
+use crate::clock::new_id;
 use crate::event::{Digest, Egress, Rejection};
 use crate::finalize::{Erased, FinishedRoom, JoinedEgress, NewMessage, Session, recorded_span};
 use crate::webhook::{Failing, MessageId, PayloadKind};
@@ -54,7 +55,7 @@ pub(super) trait Transaction: Rowwise + FailureRows + Send {
     /// Inserts messages that do not exist yet; which.
     async fn put_messages(
         &mut self,
-        messages: &[NewMessage],
+        messages: &[MessageToKeep<'_>],
         now: DateTime<Utc>,
     ) -> Result<HashSet<MessageId>, StoreError>;
     /// Inserts deliveries.
@@ -84,13 +85,13 @@ pub(super) trait Transaction: Rowwise + FailureRows + Send {
     /// All deliveries of these messages, locked; fails if somebody else has locked one.
     async fn old_deliveries(
         &mut self,
-        messages: &[&[u8]],
+        messages: &[Uuid],
         before: DateTime<Utc>,
     ) -> Result<Vec<OldDelivery>, StoreError>;
     /// Deletes deliveries and their attempts; how many of those.
     async fn drop_deliveries(&mut self, deliveries: &[Uuid]) -> Result<u64, StoreError>;
     /// Drops the bytes of messages, for good.
-    async fn drop_bodies(&mut self, messages: &[&[u8]]) -> Result<(), StoreError>;
+    async fn drop_bodies(&mut self, messages: &[Uuid]) -> Result<(), StoreError>;
     /// Makes it all true.
     async fn commit(self: Box<Self>) -> Result<(), StoreError>;
 }
@@ -154,11 +155,11 @@ pub(super) trait Rowwise {
         before: DateTime<Utc>,
         after: &PrunePosition,
         limit: u32,
-    ) -> Result<Vec<PrunePosition>, StoreError>;
+    ) -> Result<Vec<OldMessage>, StoreError>;
     /// Keeps the body of a message that was not owed to anyone of this kind before.
     async fn put_body(
         &mut self,
-        message_id: MessageId,
+        row_id: Uuid,
         payload: PayloadKind,
         body: Bytes,
     ) -> Result<(), StoreError>;
@@ -231,10 +232,23 @@ pub(super) struct RoomKeys {
     pub(super) room_names: BTreeSet<String>,
 }
 
+/// A message as it is inserted.
+pub(super) struct MessageToKeep<'a> {
+    /// What its deliveries know it by. Rises with the time, as its id does not.
+    pub(super) row_id: Uuid,
+    pub(super) message: &'a NewMessage,
+}
+
+impl<'a> MessageToKeep<'a> {
+    pub(super) fn new(message: &'a NewMessage, now: DateTime<Utc>) -> Self {
+        Self { row_id: new_id(now), message }
+    }
+}
+
 /// A delivery as it is inserted.
 pub(super) struct DeliveryToKeep {
     pub(super) delivery_id: Uuid,
-    pub(super) message_id: MessageId,
+    pub(super) message_row: Uuid,
     pub(super) endpoint_id: Uuid,
     pub(super) payload: PayloadKind,
     pub(super) is_cancelled: bool,

@@ -230,12 +230,16 @@ async fn a_session_whose_transaction_stays_open_while_others_commit_is_not_skipp
     let key = MessageKey::Finalized { session_id: held, revision: 1 };
     let mut blocker = sqlx::PgConnection::connect(&test.url).await.unwrap();
     let mut blocking = blocker.begin().await.unwrap();
-    sqlx::query("INSERT INTO messages (message_id, type, created_at) VALUES ($1, 'x', $2)")
-        .bind(&MessageId::new(installation, &key).0[..])
-        .bind(noon())
-        .execute(&mut *blocking)
-        .await
-        .unwrap();
+    // In the place of the one that will tell of the session, which gets the next number.
+    sqlx::query(
+        "INSERT INTO messages (row_id, message_id, session_number, type, created_at)
+            SELECT gen_random_uuid(), $1, last_value + 1, 'x', $2 FROM session_numbers",
+    )
+    .bind(&MessageId::new(installation, &key).0[..])
+    .bind(noon())
+    .execute(&mut *blocking)
+    .await
+    .unwrap();
     let waiting = async {
         let mut observer = sqlx::PgConnection::connect(&test.url).await.unwrap();
         until("the worker waits", async || {

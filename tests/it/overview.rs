@@ -73,15 +73,15 @@ async fn the_backlog_is_what_has_not_arrived(test: TestStore) {
 }
 
 /// More rows than are looked at, made of one.
-const MULTIPLY_POSTGRES: &str = "INSERT INTO deliveries (delivery_id, message_id, endpoint_id,
+const MULTIPLY_POSTGRES: &str = "INSERT INTO deliveries (delivery_id, message_row, endpoint_id,
         payload, state, is_retry, attempts, next_attempt_at, created_at)
-    SELECT gen_random_uuid(), decode(lpad(to_hex(n), 32, '0'), 'hex'), endpoint_id, payload, state,
-        is_retry, attempts, next_attempt_at, created_at
+    SELECT gen_random_uuid(), gen_random_uuid(), endpoint_id, payload, state, is_retry,
+        attempts, next_attempt_at, created_at
     FROM deliveries, generate_series(1, 5000) AS n";
 
 const MULTIPLY_SQLITE: &str = "WITH RECURSIVE numbers (n) AS (
         SELECT 1 UNION ALL SELECT n + 1 FROM numbers WHERE n < 5000)
-    INSERT INTO deliveries (delivery_id, message_id, endpoint_id, payload, state, is_retry,
+    INSERT INTO deliveries (delivery_id, message_row, endpoint_id, payload, state, is_retry,
         attempts, next_attempt_at, created_at)
     SELECT randomblob(16), randomblob(16), endpoint_id, payload, state, is_retry, attempts,
         next_attempt_at, created_at

@@ -10,8 +10,8 @@ use sha2::{Digest as _, Sha256};
 use uuid::Uuid;
 
 use super::transaction::{
-    DeliveryToKeep, EgressKeys, FailureToKeep, RoomKeys, RoomSpan, SessionKeys, Transaction,
-    WhenLocked,
+    DeliveryToKeep, EgressKeys, FailureToKeep, MessageToKeep, RoomKeys, RoomSpan, SessionKeys,
+    Transaction, WhenLocked,
 };
 use super::{Batch, Ending, HandOff, Owed, StoreError, Taken, Terms, Tried, Unjoined, failures};
 use crate::clock::new_id;
@@ -344,9 +344,10 @@ async fn write(
     write_silent(tx, plan).await?;
     let mut owed = Vec::new();
     if !plan.messages.is_empty() {
-        let new = tx.put_messages(&plan.messages, terms.now).await?;
+        let messages = messages(plan, terms.now);
+        let new = tx.put_messages(&messages, terms.now).await?;
         let is_new = |id: &MessageId| new.contains(id);
-        let deliveries = deliveries(plan, is_new, terms.now, reserved, &mut owed);
+        let deliveries = deliveries(plan, &messages, is_new, terms.now, reserved, &mut owed);
         if !deliveries.is_empty() {
             tx.put_deliveries(&deliveries, terms.now).await?;
         }
@@ -368,9 +369,14 @@ async fn write_silent(tx: &mut dyn Transaction, plan: &Plan) -> Result<(), Store
     Ok(())
 }
 
+fn messages(plan: &Plan, now: DateTime<Utc>) -> Vec<MessageToKeep<'_>> {
+    plan.messages.iter().map(|message| MessageToKeep::new(message, now)).collect()
+}
+
 /// The deliveries of messages that are really new, and those of them that this process will send.
 fn deliveries(
     plan: &Plan,
+    messages: &[MessageToKeep<'_>],
     is_new: impl Fn(&MessageId) -> bool,
     now: DateTime<Utc>,
     reserved: &mut Reserved<'_>,
@@ -378,7 +384,7 @@ fn deliveries(
 ) -> Vec<DeliveryToKeep> {
     let mut kept = Vec::with_capacity(plan.deliveries.len());
     for delivery in &plan.deliveries {
-        let message = &plan.messages[delivery.message];
+        let MessageToKeep { row_id, message } = messages[delivery.message];
         if !is_new(&message.message_id) {
             continue;
         }
@@ -408,7 +414,7 @@ fn deliveries(
         }
         kept.push(DeliveryToKeep {
             delivery_id,
-            message_id: message.message_id,
+            message_row: row_id,
             endpoint_id,
             payload: delivery.payload,
             is_cancelled: delivery.is_cancelled,

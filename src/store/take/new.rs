@@ -12,10 +12,10 @@ use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
-use super::{Reserved, before_commit, deliveries, egress_keys, owners, session_of};
+use super::{Reserved, before_commit, deliveries, egress_keys, messages, owners, session_of};
 use crate::crash::{self, Point};
 use crate::finalize::{Change, Erased, Plan, Prepared, Snapshot, plan};
-use crate::store::transaction::{DeliveryToKeep, EgressKeys};
+use crate::store::transaction::{DeliveryToKeep, EgressKeys, MessageToKeep};
 use crate::store::{Batch, Endpoint, StoreError, Taken, Unjoined};
 
 /// A store that takes new calls at once.
@@ -29,6 +29,7 @@ pub(in crate::store) trait TakesNew {
     async fn put_new(
         &self,
         plan: &Plan,
+        messages: &[MessageToKeep<'_>],
         deliveries: &[DeliveryToKeep],
         now: DateTime<Utc>,
     ) -> Result<bool, StoreError>;
@@ -72,10 +73,11 @@ pub(in crate::store) async fn take_new(
     let plan = plan(snapshot, events);
     let mut reserved = Reserved { desk: terms.desk, places: Vec::new(), is_committing: false };
     let mut owed = Vec::new();
-    let deliveries = deliveries(&plan, |_| true, terms.now, &mut reserved, &mut owed);
+    let messages = messages(&plan, terms.now);
+    let deliveries = deliveries(&plan, &messages, |_| true, terms.now, &mut reserved, &mut owed);
     let owed = before_commit(owed, &terms);
     reserved.is_committing = true;
-    let put = store.put_new(&plan, &deliveries, terms.now).await;
+    let put = store.put_new(&plan, &messages, &deliveries, terms.now).await;
     // A refusal is an answer: nothing was committed.
     reserved.is_committing = !matches!(put, Ok(false) | Err(StoreError::Rejected(_)));
     if !put? {
