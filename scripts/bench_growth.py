@@ -23,10 +23,10 @@ CREATE TEMPORARY TABLE copies AS
 INSERT INTO sessions ({names}) SELECT {values}
     FROM one_session AS one, generate_series({first}::bigint, {last}::bigint) AS number;
 INSERT INTO messages SELECT copy.* FROM copies, one_message AS one, jsonb_populate_record(one,
-    jsonb_build_object('row_id', row_id, 'message_id', copies.message_id, 'session_id', copies.session_id,
+    jsonb_build_object('row_id', copies.row_id, 'message_id', copies.message_id, 'session_id', copies.session_id,
         'session_number', one.session_number + number, 'created_at', at)) AS copy;
 INSERT INTO deliveries SELECT copy.* FROM copies, one_delivery AS one, jsonb_populate_record(one,
-    jsonb_build_object('delivery_id', copies.delivery_id, 'message_row', row_id, 'state', 'delivered',
+    jsonb_build_object('delivery_id', copies.delivery_id, 'message_row', copies.row_id, 'state', 'delivered',
         'attempts', {attempts}, 'next_attempt_at', at, 'created_at', at, 'finished_at', at)) AS copy;
 INSERT INTO attempts (delivery_id, number, started_at, duration_us, status, response_head, response_body, address, is_connection_reused)
     SELECT delivery_id, attempt, at, 1500, CASE WHEN attempt = {attempts} THEN 204 ELSE 500 END,

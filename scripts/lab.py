@@ -13,6 +13,7 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
+import uuid
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -157,6 +158,7 @@ class Database:
     """A database of its own, and one psql that stays open to ask it."""
 
     PSQL = ["psql", "--quiet", "--no-psqlrc", "--set=ON_ERROR_STOP=1"]
+    LEAST_ID = f"'{uuid.UUID(int=0)}'"
 
     def __init__(self, server_url, name):
         self.name = name
