@@ -2,7 +2,7 @@
 -- happens all the time looks for one there. The PostgreSQL file of the same name does the same.
 
 CREATE TABLE messages_then (
-    -- What its deliveries know it by; begins with the millisecond in which it was told.
+    -- What its deliveries know it by; begins with the time at which it was told.
     row_id         BLOB PRIMARY KEY,
     message_id     BLOB NOT NULL,
     type           TEXT NOT NULL,
@@ -61,5 +61,5 @@ CREATE INDEX deliveries_undelivered_all ON deliveries (delivery_id)
 CREATE INDEX messages_kept ON messages (created_at, message_id) WHERE NOT is_pruned;
 -- Nothing is told twice of a session. What tells of none has an id that only this once can come to.
 CREATE UNIQUE INDEX messages_of_session ON messages (session_number, message_id);
--- For who was told of a webhook's id.
+-- For whoever asks about a webhook's id.
 CREATE INDEX messages_by_id ON messages (message_id);

@@ -31,9 +31,9 @@ use super::rows::{
 };
 use super::shared::{COUNTED_AT_ONCE, MOST_COUNTED, number};
 use super::sql::{
-    egress_columns, egress_upsert, endpoint_columns, finalized_after, finalized_lately, has_bytes,
-    history_filter, messages_told, redeliver, redeliver_range, room_columns, session_columns,
-    session_upsert,
+    deliveries_of_message, egress_columns, egress_upsert, endpoint_columns, finalized_after,
+    finalized_lately, has_bytes, history_filter, messages_told, redeliver, redeliver_range,
+    room_columns, session_columns, session_upsert,
 };
 use super::take::{Blank, TakesNew};
 use super::transaction::{
@@ -392,6 +392,8 @@ const DROP_DELIVERIES: &str = "DELETE FROM deliveries WHERE delivery_id = ANY($1
 
 const DROP_BODIES: &str = "UPDATE messages SET thin = NULL, full_body = NULL, is_pruned = TRUE
     WHERE row_id = ANY($1)";
+
+const DELIVERIES_OF_MESSAGE: &str = deliveries_of_message!("SELECT message_row($1)");
 
 const REDELIVER: &str = redeliver!(" FOR SHARE");
 

@@ -636,7 +636,7 @@ macro_rules! impl_store {
                 message_id: MessageId,
             ) -> Result<Vec<Delivery>, StoreError> {
                 within(all::<DeliveryRow, _>(
-                    query_as(sql::DELIVERIES_OF_MESSAGE).bind(&message_id.0[..]),
+                    query_as(DELIVERIES_OF_MESSAGE).bind(&message_id.0[..]),
                     &self.readers,
                 ))
                 .await

@@ -147,8 +147,8 @@ macro_rules! health_columns {
 use super::DeliveryState;
 
 pub(super) use {
-    egress_columns, egress_upsert, endpoint_columns, failure_columns, room_columns,
-    session_columns, session_upsert,
+    delivery_columns, egress_columns, egress_upsert, endpoint_columns, failure_columns,
+    room_columns, session_columns, session_upsert,
 };
 
 pub(super) const INSTALLATION: &str = "SELECT installation_id FROM installation";
@@ -541,13 +541,20 @@ pub(super) const DELIVERIES_OF: &str = concat!(
     ORDER BY deliveries.created_at, delivery_id"
 );
 
-pub(super) const DELIVERIES_OF_MESSAGE: &str = concat!(
-    "SELECT ",
-    delivery_columns!(),
-    " FROM deliveries JOIN messages ON row_id = message_row
-    WHERE message_id = $1
+/// Deliveries of one message, which the databases find in different ways.
+macro_rules! deliveries_of_message {
+    ($row_id:literal) => {
+        concat!(
+            "SELECT ",
+            $crate::store::sql::delivery_columns!(),
+            " FROM deliveries JOIN messages ON row_id = message_row
+    WHERE row_id = (",
+            $row_id,
+            ")
     ORDER BY delivery_id"
-);
+        )
+    };
+}
 
 pub(super) const DELIVERY: &str = concat!(
     "SELECT ",
@@ -647,7 +654,7 @@ macro_rules! messages_told {
     };
 }
 
-pub(super) use {has_bytes, messages_told, redeliver, redeliver_range};
+pub(super) use {deliveries_of_message, has_bytes, messages_told, redeliver, redeliver_range};
 
 pub(super) const PUT_THIN: &str =
     "UPDATE messages SET thin = $2 WHERE row_id = $1 AND thin IS NULL";

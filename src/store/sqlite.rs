@@ -30,9 +30,9 @@ use super::rows::{
 };
 use super::shared::{COUNTED_AT_ONCE, MOST_COUNTED, number};
 use super::sql::{
-    egress_columns, egress_upsert, endpoint_columns, finalized_after, finalized_lately, has_bytes,
-    history_filter, messages_told, redeliver, redeliver_range, room_columns, session_columns,
-    session_upsert,
+    deliveries_of_message, egress_columns, egress_upsert, endpoint_columns, finalized_after,
+    finalized_lately, has_bytes, history_filter, messages_told, redeliver, redeliver_range,
+    room_columns, session_columns, session_upsert,
 };
 use super::transaction::{
     DeliveryToKeep, EgressKeys, FailureToKeep, Health, MessageToKeep, RoomKeys, Rowwise,
@@ -278,6 +278,9 @@ const DROP_DELIVERIES: &str = "DELETE FROM deliveries
 
 const DROP_BODIES: &str = "UPDATE messages SET thin = NULL, full_body = NULL, is_pruned = TRUE
     WHERE row_id IN (SELECT unhex(value) FROM json_each($1))";
+
+const DELIVERIES_OF_MESSAGE: &str =
+    deliveries_of_message!("SELECT row_id FROM messages WHERE message_id = $1");
 
 const REDELIVER: &str = redeliver!("");
 

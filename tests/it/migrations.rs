@@ -3,7 +3,7 @@
 use finalizer::store::{
     Cursor, DeliveryState, FailureState, HistoryFilter, OpenMode, SharedStore, migrate, open,
 };
-use finalizer::webhook::{DEFAULT_TIMEOUT_SECONDS, Secret, SigningSecrets};
+use finalizer::webhook::{DEFAULT_TIMEOUT_SECONDS, MessageId, Secret, SigningSecrets};
 use sqlx::migrate::{Migrate, Migration, MigrationType, Migrator};
 use sqlx::{Connection as _, SqlStr};
 use uuid::Uuid;
@@ -71,6 +71,8 @@ async fn assert_up_to_date(store: SharedStore) {
     assert_eq!(store.due_endpoints(after(1)).await.unwrap().len(), 1);
     let delivery = store.deliveries_of(SESSION).await.unwrap().remove(0);
     assert_eq!((delivery.state, delivery.redelivered_after), (DeliveryState::Pending, None));
+    let of_message = store.deliveries_of_message(MessageId([7; 16])).await.unwrap();
+    assert_eq!(of_message, [delivery], "found by the message's id as well");
     let (failure, raw) = store.failure(FAILURE).await.unwrap().unwrap();
     assert_eq!((failure.state, failure.seen, raw.len()), (FailureState::Open, 3, 32));
     let all = HistoryFilter { owner: Some(7), ..HistoryFilter::default() };

@@ -5,7 +5,7 @@ use finalizer::store::{
     AttemptResult, Delivery, DeliveryFilter, DeliveryState, EndpointHealth, Next, Owed, Redelivery,
     RedeliveryRange, RedeliveryState, Slot, Statuses, Verdict,
 };
-use finalizer::webhook::{Endpoint, EventType, PayloadKind};
+use finalizer::webhook::{Endpoint, EventType, MessageId, PayloadKind};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
@@ -420,6 +420,8 @@ async fn deliveries_are_listed_page_by_page_and_by_what_is_asked(test: TestStore
     assert_eq!(all[0].created_at, after(4), "the newest first");
     let of_message = test.store.deliveries_of_message(all[0].message_id).await.unwrap();
     assert_eq!(of_message.len(), 2, "one for each endpoint");
+    let unknown = test.store.deliveries_of_message(MessageId([7; 16])).await.unwrap();
+    assert!(unknown.is_empty());
 }
 
 async fn a_delivery_tells_its_story(test: TestStore) {
