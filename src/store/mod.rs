@@ -57,6 +57,7 @@ pub use redelivery::{
 };
 pub use replays::{OpenFailures, Progress, REPLAYS_PER_SECOND, Replay, ReplayState};
 pub use silence::{IntakeState, SilentCall};
+pub use transaction::EgressKeys;
 
 /// A store that several tasks share.
 pub type SharedStore = Arc<dyn Store>;
@@ -587,10 +588,9 @@ pub struct Taken {
 /// Recordings and sessions that may belong together and were not seen together.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Unjoined {
-    /// Sessions that are new, or say something new about their recording.
-    pub sessions: Vec<Uuid>,
-    /// Recordings without a session.
-    pub egresses: Vec<String>,
+    /// Recordings without a session, and what sessions that are new, or say something new about their
+    /// recording, know of theirs.
+    pub keys: EgressKeys,
     /// Every recording without a session, whichever it is.
     pub is_everything: bool,
 }
@@ -598,7 +598,7 @@ pub struct Unjoined {
 impl Unjoined {
     /// There is nothing to look at again.
     pub fn is_empty(&self) -> bool {
-        self.sessions.is_empty() && self.egresses.is_empty() && !self.is_everything
+        self.keys.is_empty() && !self.is_everything
     }
 }
 

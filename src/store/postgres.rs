@@ -33,7 +33,7 @@ use super::shared::{COUNTED_AT_ONCE, MOST_COUNTED, number};
 use super::sql::{
     deliveries_of_message, egress_columns, egress_upsert, endpoint_columns, finalized_after,
     finalized_lately, has_bytes, history_filter, messages_told, redeliver, redeliver_range,
-    room_columns, session_columns, session_upsert,
+    room_columns, session_columns, session_upsert, unjoined_egresses,
 };
 use super::take::{Blank, TakesNew};
 use super::transaction::{
@@ -132,24 +132,8 @@ const EGRESSES_BY_KEYS: &str = concat!(
     ORDER BY egress_id"
 );
 
-/// The newest first: one that has waited for long has no session to be joined to, and must not
-/// stand in the way of one whose join was lost a moment ago.
-const UNJOINED_EGRESSES: &str = concat!(
-    "SELECT ",
-    egress_columns!(),
-    " FROM egresses WHERE session_id IS NULL AND egress_id IN (
-        SELECT unnest($1::text[])
-        UNION SELECT egress_id FROM egresses WHERE named_session_id = ANY($2)
-        UNION SELECT recording_egress_id FROM sessions WHERE session_id = ANY($2)
-        UNION SELECT egress_id FROM egresses
-            WHERE session_id IS NULL AND room_id IN (
-                SELECT room_id FROM sessions WHERE session_id = ANY($2))
-        UNION SELECT egress_id FROM egresses
-            WHERE session_id IS NULL AND room_name IN (
-                SELECT room_name FROM sessions WHERE session_id = ANY($2))
-        UNION SELECT egress_id FROM egresses WHERE session_id IS NULL AND $3)
-    ORDER BY first_seen_at DESC, egress_id
-    LIMIT 1000"
+const UNJOINED_EGRESSES: &str = unjoined_egresses!(
+    " AND (egress_id = ANY($1) OR named_session_id = ANY($2) OR room_id = ANY($3) OR room_name = ANY($4))"
 );
 
 /// Whoever is writing one of the sessions at the moment is not waited for.
@@ -713,12 +697,17 @@ impl Postgres {
     }
 
     async fn unjoined(&self, which: &Unjoined) -> Result<Vec<JoinedEgress>, StoreError> {
+        let Unjoined { keys, is_everything } = which;
+        if *is_everything {
+            return all::<EgressRow, _>(query_as(sql::ALL_UNJOINED), &self.readers).await;
+        }
         all::<EgressRow, _>(
             query_as(UNJOINED_EGRESSES)
-                .bind(&which.egresses)
-                .bind(&which.sessions)
-                .bind(which.is_everything),
-            &self.readers,
+                .bind(keys.ids.iter().map(String::as_str).collect::<Vec<_>>())
+                .bind(keys.sessions.iter().copied().collect::<Vec<_>>())
+                .bind(keys.room_ids.iter().map(String::as_str).collect::<Vec<_>>())
+                .bind(keys.room_names.iter().map(String::as_str).collect::<Vec<_>>()),
+            &self.batches,
         )
         .await
     }

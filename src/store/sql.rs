@@ -541,6 +541,23 @@ pub(super) const DELIVERIES_OF: &str = concat!(
     ORDER BY deliveries.created_at, delivery_id"
 );
 
+/// Recordings without a session, those that `$which`; the newest first: one that has waited for long has
+/// no session to be joined to, and must not stand in the way of one whose join was lost a moment ago.
+macro_rules! unjoined_egresses {
+    ($which:literal) => {
+        concat!(
+            "SELECT ",
+            $crate::store::sql::egress_columns!(),
+            " FROM egresses WHERE session_id IS NULL",
+            $which,
+            " ORDER BY first_seen_at DESC, egress_id
+    LIMIT 1000"
+        )
+    };
+}
+
+pub(super) const ALL_UNJOINED: &str = unjoined_egresses!("");
+
 /// Deliveries of one message, which the databases find in different ways.
 macro_rules! deliveries_of_message {
     ($row_id:literal) => {
@@ -654,7 +671,9 @@ macro_rules! messages_told {
     };
 }
 
-pub(super) use {deliveries_of_message, has_bytes, messages_told, redeliver, redeliver_range};
+pub(super) use {
+    deliveries_of_message, has_bytes, messages_told, redeliver, redeliver_range, unjoined_egresses,
+};
 
 pub(super) const PUT_THIN: &str =
     "UPDATE messages SET thin = $2 WHERE row_id = $1 AND thin IS NULL";

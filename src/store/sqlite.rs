@@ -32,7 +32,7 @@ use super::shared::{COUNTED_AT_ONCE, MOST_COUNTED, number};
 use super::sql::{
     deliveries_of_message, egress_columns, egress_upsert, endpoint_columns, finalized_after,
     finalized_lately, has_bytes, history_filter, messages_told, redeliver, redeliver_range,
-    room_columns, session_columns, session_upsert,
+    room_columns, session_columns, session_upsert, unjoined_egresses,
 };
 use super::transaction::{
     DeliveryToKeep, EgressKeys, FailureToKeep, Health, MessageToKeep, RoomKeys, Rowwise,
@@ -103,26 +103,11 @@ const EGRESSES_BY_KEYS: &str = concat!(
     ORDER BY egress_id"
 );
 
-/// The newest first: one that has waited for long has no session to be joined to, and must not
-/// stand in the way of one whose join was lost a moment ago.
-const UNJOINED_EGRESSES: &str = concat!(
-    "SELECT ",
-    egress_columns!(),
-    " FROM egresses WHERE session_id IS NULL AND egress_id IN (
-        SELECT value FROM json_each($1)
-        UNION SELECT egress_id FROM egresses
-            WHERE named_session_id IN (SELECT unhex(value) FROM json_each($2))
-        UNION SELECT recording_egress_id FROM sessions
-            WHERE session_id IN (SELECT unhex(value) FROM json_each($2))
-        UNION SELECT egress_id FROM egresses JOIN sessions USING (room_id)
-            WHERE egresses.session_id IS NULL
-              AND sessions.session_id IN (SELECT unhex(value) FROM json_each($2))
-        UNION SELECT egress_id FROM egresses JOIN sessions USING (room_name)
-            WHERE egresses.session_id IS NULL
-              AND sessions.session_id IN (SELECT unhex(value) FROM json_each($2))
-        UNION SELECT egress_id FROM egresses WHERE session_id IS NULL AND $3)
-    ORDER BY first_seen_at DESC, egress_id
-    LIMIT 1000"
+const UNJOINED_EGRESSES: &str = unjoined_egresses!(
+    " AND (egress_id IN (SELECT value FROM json_each($1))
+        OR named_session_id IN (SELECT unhex(value) FROM json_each($2))
+        OR room_id IN (SELECT value FROM json_each($3))
+        OR room_name IN (SELECT value FROM json_each($4)))"
 );
 
 const AWAITED_FILES: &str = "UPDATE sessions SET recording_look_at = $2
@@ -358,11 +343,16 @@ impl Sqlite {
     }
 
     async fn unjoined(&self, which: &Unjoined) -> Result<Vec<JoinedEgress>, StoreError> {
+        let Unjoined { keys, is_everything } = which;
+        if *is_everything {
+            return all::<EgressRow, _>(query_as(sql::ALL_UNJOINED), &self.readers).await;
+        }
         all::<EgressRow, _>(
             query_as(UNJOINED_EGRESSES)
-                .bind(texts_json(&which.egresses))
-                .bind(ids_json(&which.sessions))
-                .bind(which.is_everything),
+                .bind(texts_json(&keys.ids))
+                .bind(ids_json(&keys.sessions))
+                .bind(texts_json(&keys.room_ids))
+                .bind(texts_json(&keys.room_names)),
             &self.readers,
         )
         .await

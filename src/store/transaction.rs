@@ -206,17 +206,17 @@ pub(super) struct RoomSpan {
     pub(super) to: DateTime<Utc>,
 }
 
-/// Which recordings a batch touches.
-#[derive(Debug, Default)]
-pub(super) struct EgressKeys {
+/// Which recordings to look for.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct EgressKeys {
     /// By id.
-    pub(super) ids: BTreeSet<String>,
+    pub ids: BTreeSet<String>,
     /// Those of these sessions, or that name them.
-    pub(super) sessions: BTreeSet<Uuid>,
+    pub sessions: BTreeSet<Uuid>,
     /// Those without a session, in rooms with these ids.
-    pub(super) room_ids: BTreeSet<String>,
+    pub room_ids: BTreeSet<String>,
     /// Those without a session, in rooms with these names.
-    pub(super) room_names: BTreeSet<String>,
+    pub room_names: BTreeSet<String>,
 }
 
 /// Which closed rooms a batch touches.
@@ -304,6 +304,14 @@ impl RoomSpan {
 }
 
 impl EgressKeys {
+    /// Those that may belong to a session.
+    pub(super) fn add_those_of(&mut self, session: &Session) {
+        self.ids.extend(session.recording_egress_id.clone());
+        self.sessions.insert(session.session_id);
+        self.room_ids.extend(session.room_id.clone());
+        self.room_names.extend(session.room_name.clone());
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.ids.is_empty()
             && self.sessions.is_empty()

@@ -200,11 +200,11 @@ async fn take_once(
     tx.commit().await?;
     crash::point(Point::AfterCommit);
     reserved.places.clear();
-    let unjoined = Unjoined {
-        sessions: plan.joinable_sessions,
-        egresses: plan.unjoined_egresses,
-        is_everything: false,
-    };
+    let mut keys = EgressKeys::default();
+    keys.ids.extend(plan.unjoined_egresses);
+    let is_joinable = |session: &&Session| plan.joinable_sessions.contains(&session.session_id);
+    plan.sessions.iter().filter(is_joinable).for_each(|session| keys.add_those_of(session));
+    let unjoined = Unjoined { keys, is_everything: false };
     Ok(Once::Taken(Taken { outcomes: plan.outcomes, owed, unjoined }))
 }
 
@@ -547,12 +547,7 @@ fn egress_keys(events: &[Prepared]) -> EgressKeys {
                 | Change::Checkpoint { so_far: session, .. }
                 | Change::Ended(session)
                 | Change::Superseding(session),
-            ) => {
-                keys.ids.extend(session.recording_egress_id.clone());
-                keys.sessions.insert(session.session_id);
-                keys.room_ids.extend(session.room_id.clone());
-                keys.room_names.extend(session.room_name.clone());
-            }
+            ) => keys.add_those_of(session),
             Ok(Change::Recording { egress, .. }) => {
                 keys.ids.insert(egress.egress_id.clone());
             }

@@ -85,7 +85,7 @@ pub(in crate::store) async fn take_new(
     }
     crash::point(Point::AfterCommit);
     reserved.places.clear();
-    let unjoined = Unjoined { sessions: plan.joinable_sessions, ..Unjoined::default() };
+    let unjoined = Unjoined { keys, is_everything: false };
     Ok(Some(Taken { outcomes: plan.outcomes, owed, unjoined }))
 }
 
