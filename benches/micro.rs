@@ -11,7 +11,7 @@ use finalizer::event::{Event, SessionEnded, decode};
 use finalizer::finalize::{PriceBook, Session, finalize};
 use finalizer::webhook::{MessageId, Secret, sign};
 
-use calls::Calls;
+use calls::{Calls, Ids};
 
 #[path = "tools/calls.rs"]
 mod calls;
@@ -64,7 +64,7 @@ fn vet(bencher: Bencher) {
 }
 
 fn event(turns: usize) -> Bytes {
-    Calls::of_turns(turns).expect("the samples are events").next().1
+    Calls::of_turns(turns, Ids::Random).expect("the samples are events").next().1
 }
 
 fn bench_finalize(bencher: Bencher, event: &Bytes) {

@@ -15,17 +15,16 @@ OWNER = 7
 XIDS = 500
 ONE_EVENT = ROOT / "tests" / "fixtures" / "events" / "call_livekit_1_8_9.json"
 
-# How the columns of a copy differ from those of the one session that is there. Calls are ten seconds
-# apart, the owners' mixed; few transactions finalized them, for this cluster has not seen many.
+# How the columns of a copy differ from those of the one session that is there. Names are random, calls ten
+# seconds apart, the owners' mixed; few transactions finalized them, for this cluster has not seen many.
 COPY = {
-    "session_id": "(lpad(to_hex(1700000000000 + number * 10000), 12, '0') || '7' || substr(md5(number::text), 1, 3)"
-                  " || '8' || substr(md5(number::text), 4, 15))::uuid",
+    "session_id": "md5('session' || number)::uuid",
     "id": "one.id + number",
     "character_owner": f"number % {OWNERS}",
     "character_slug": f"'bot-' || number / {OWNERS} % 10",
-    "room_id": "'RM_' || number",
-    "room_name": "'room-' || number",
-    "recording_egress_id": "'EG_' || number",
+    "room_id": "'RM_' || left(md5('room' || number), 12)",
+    "room_name": "'room-' || left(md5('name' || number), 12)",
+    "recording_egress_id": "'EG_' || left(md5('egress' || number), 12)",
     "started_at": "to_timestamp(1700000000 + number * 10)",
     "ended_at": "to_timestamp(1700000100 + number * 10)",
     "finalized_at": "to_timestamp(1700000101 + number * 10)",

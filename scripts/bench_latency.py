@@ -7,7 +7,7 @@ import statistics
 import time
 
 from bench_report import histogram, percentile, print_table, spread
-from bench_workers import FINALIZER, TURNS, Bench, Sink, Worker, load_average
+from bench_workers import FINALIZER, RANDOM, TURNS, Bench, Sink, Worker, load_average
 from lab import Failed, wait_for
 
 RATES = [100, 250, 500, 1_000, 2_000, 4_000]
@@ -27,7 +27,7 @@ def measure_latency(bench, rate, seconds, worker=FINALIZER, kinds=("note",)):
     tested.start()
     tested.wait_until_consuming()
     count = rate * (seconds + WARM_UP_SECONDS)
-    printed, _ = bench.run_tool("load", bench.lab.amqp_url, TURNS["8KB"], count, rate)
+    printed, _ = bench.run_tool("load", bench.lab.amqp_url, RANDOM, TURNS["8KB"], count, rate)
     due = {session_id: int(at) for session_id, at in map(str.split, printed.splitlines())}
     wait_for(lambda: len(sinks[0].notes()) >= count, 60, "every session's webhook to arrive")
     arrived = sinks[0].notes()
@@ -110,7 +110,7 @@ def soak(bench, rate, seconds):
     tested = Worker(bench, FINALIZER, sink.url)
     tested.start()
     tested.wait_until_consuming()
-    load = bench.start_tool("load", bench.lab.amqp_url, TURNS["8KB"], rate * seconds, rate)
+    load = bench.start_tool("load", bench.lab.amqp_url, RANDOM, TURNS["8KB"], rate * seconds, rate)
     began, samples = time.monotonic(), []
     for number in range(1, SOAK_WINDOWS + 1):
         time.sleep(max(0, began + number * seconds / SOAK_WINDOWS - time.monotonic()))

@@ -1,12 +1,13 @@
 //! Ends of calls to measure with: a real call's report with the turns of several real calls, as many
 //! as are wanted. 40 turns are about 8 KB, 260 about 50 KB.
 
+use std::str::FromStr;
 use std::time::Duration;
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use bytes::Bytes;
 use chrono::{DateTime, TimeDelta, Utc};
-use finalizer::clock::{SystemClock, new_id};
+use finalizer::clock::{SystemClock, new_id, random_key};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
@@ -23,34 +24,64 @@ const PACE_SECONDS: f64 = 4.5;
 /// What stands for the parts in which the events differ, in a text that has none of them.
 const SESSION: &str = "\u{E000}";
 const EVENT: &str = "\u{E001}";
-const NUMBER: &str = "\u{E002}";
+const ROOM: &str = "\u{E002}";
 
-/// Makes events that differ in their session.
+/// What the ids of sessions are.
+#[derive(Clone, Copy)]
+pub(crate) enum Ids {
+    /// No index knows where the next one goes.
+    Random,
+    /// They begin with the time.
+    Rising,
+}
+
+/// Makes events that differ in their session and its room, whose names are random.
 pub(crate) struct Calls {
     text: String,
-    number: u32,
+    ids: Ids,
+}
+
+impl FromStr for Ids {
+    type Err = anyhow::Error;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "random" => Ok(Self::Random),
+            "rising" => Ok(Self::Rising),
+            _ => bail!("ids are random or rising, not {text:?}"),
+        }
+    }
 }
 
 impl Calls {
-    pub(crate) fn of_turns(turns: usize) -> anyhow::Result<Self> {
+    pub(crate) fn of_turns(turns: usize, ids: Ids) -> anyhow::Result<Self> {
         let mut call = long_call(turns)?;
         call["session_id"] = json!(SESSION);
         call["event_id"] = json!(EVENT);
-        call["report"]["room"] = json!(format!("room-{NUMBER}"));
-        call["report"]["room_id"] = json!(format!("RM_{NUMBER}"));
-        Ok(Self { text: call.to_string(), number: 0 })
+        call["report"]["room"] = json!(format!("room-{ROOM}"));
+        call["report"]["room_id"] = json!(format!("RM_{ROOM}"));
+        Ok(Self { text: call.to_string(), ids })
     }
 
     /// The next session's event, and its id.
-    pub(crate) fn next(&mut self) -> (Uuid, Bytes) {
-        self.number += 1;
+    pub(crate) fn next(&self) -> (Uuid, Bytes) {
         let now = SystemClock::machine_now();
-        let session_id = new_id(now);
+        let (session, room) = (random_id(), random_id());
+        let session_id = match self.ids {
+            Ids::Random => session,
+            Ids::Rising => new_id(now),
+        };
         let text = self.text.replace(SESSION, &session_id.to_string());
         let text = text.replace(EVENT, &new_id(now).to_string());
-        let text = text.replace(NUMBER, &format!("{:012}", self.number));
+        let text = text.replace(ROOM, &room.simple().to_string()[..12]);
         (session_id, Bytes::from(text))
     }
+}
+
+fn random_id() -> Uuid {
+    let key = random_key();
+    let id = key.first_chunk().expect("sixteen of its bytes");
+    uuid::Builder::from_random_bytes(*id).into_uuid()
 }
 
 /// The first call with the turns of all, again and again, a few seconds apart.

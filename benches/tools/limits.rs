@@ -20,7 +20,7 @@ use sqlx::PgPool;
 use sqlx::postgres::PgPoolOptions;
 
 use super::Arguments;
-use super::calls::Calls;
+use super::calls::{Calls, Ids};
 use super::plain::{BATCH, COMMITTERS, POSTS, Row, decode, insert, post, sign};
 
 /// Bodies as the product sends them are about so long.
@@ -70,7 +70,7 @@ async fn consume(url: &str, count: usize) -> anyhow::Result<Duration> {
 async fn insert_all(url: &str, turns: usize, count: usize) -> anyhow::Result<Duration> {
     let pool =
         PgPoolOptions::new().max_connections(u32::try_from(COMMITTERS)?).connect(url).await?;
-    let mut calls = Calls::of_turns(turns)?;
+    let calls = Calls::of_turns(turns, Ids::Random)?;
     let now = SystemClock::machine_now();
     let mut batches = Vec::new();
     while batches.len() * BATCH < count {
@@ -128,7 +128,7 @@ fn sign_all(count: usize) -> Duration {
 }
 
 fn decode_all(turns: usize, count: usize) -> anyhow::Result<Duration> {
-    let mut calls = Calls::of_turns(turns)?;
+    let calls = Calls::of_turns(turns, Ids::Random)?;
     let events: Vec<_> = (0..EVENTS).map(|_| calls.next().1).collect();
     let begin = Instant::now();
     for event in events.iter().cycle().take(count) {

@@ -1,7 +1,7 @@
-//! Publishes events to measure with: `load AMQP_URL TURNS COUNT` publishes so many, each
-//! confirmed, and prints how many bytes one has.
+//! Publishes events to measure with: `load AMQP_URL random|rising TURNS COUNT` publishes so many, each
+//! confirmed, of sessions with such ids, and prints how many bytes one has.
 //!
-//! `load AMQP_URL TURNS COUNT PER_SECOND` publishes them at a fixed pace, whatever becomes of them,
+//! `load AMQP_URL random|rising TURNS COUNT PER_SECOND` publishes them at a fixed pace, whatever becomes of them,
 //! and prints of each the session's id and when it was due, in microseconds: who is late, the
 //! broker or this program, does not make the next ones later.
 
@@ -20,9 +20,10 @@ use super::calls::Calls;
 
 #[tokio::main]
 pub(crate) async fn run(mut arguments: Arguments) -> anyhow::Result<()> {
-    const USAGE: &str = "usage: load AMQP_URL TURNS COUNT [PER_SECOND]";
+    const USAGE: &str = "usage: load AMQP_URL random|rising TURNS COUNT [PER_SECOND]";
     let url = arguments.next().context(USAGE)?;
-    let mut calls = Calls::of_turns(arguments.next().context(USAGE)?.parse()?)?;
+    let ids = arguments.next().context(USAGE)?.parse()?;
+    let calls = Calls::of_turns(arguments.next().context(USAGE)?.parse()?, ids)?;
     let count: u32 = arguments.next().context(USAGE)?.parse()?;
     let rate: Option<f64> = arguments.next().map(|rate| rate.parse()).transpose()?;
     let settings =

@@ -71,6 +71,7 @@ const MIGRATIONS: &[super::MigrationFile] = &[
     (10, "retention", include_str!("../../migrations/postgres/0010_retention.sql")),
     (11, "new_calls", include_str!("../../migrations/postgres/0011_new_calls.sql")),
     (12, "rising", include_str!("../../migrations/postgres/0012_rising.sql")),
+    (13, "rooms", include_str!("../../migrations/postgres/0013_rooms.sql")),
 ];
 
 macro_rules! message_columns {
@@ -87,22 +88,33 @@ macro_rules! delivery_columns {
     };
 }
 
+/// A call is found by its room among those of the days on which it may have ended: from the day on which
+/// the room's time begins, over each on which a call ended, to those that have not ended.
 macro_rules! sessions_by_keys {
     ($locked:literal) => {
         concat!(
-            "SELECT ",
+            "WITH RECURSIVE days (day) AS (
+        SELECT day_of_end(min(starts)) FROM unnest($5::timestamptz[]) AS starts
+        UNION ALL
+        SELECT (SELECT day_of_end(ended_at) FROM sessions
+                WHERE day_of_end(ended_at) > day ORDER BY day_of_end(ended_at) LIMIT 1)
+        FROM days WHERE day < 'infinity'),
+    rooms (id, name, starts, ends, day) AS MATERIALIZED (
+        SELECT id, name, starts, ends, day
+        FROM unnest($3::text[], $4::text[], $5::timestamptz[], $6::timestamptz[])
+            AS room (id, name, starts, ends)
+        JOIN days ON day >= day_of_end(starts))
+    SELECT ",
             session_columns!(),
             " FROM sessions WHERE session_id IN (
         SELECT unnest($1::uuid[])
         UNION SELECT session_id FROM sessions WHERE recording_egress_id = ANY($2)
         UNION SELECT session_id FROM sessions
-            JOIN unnest($3::text[], $5::timestamptz[], $6::timestamptz[])
-                AS room (id, starts, ends) ON room_id = room.id
-            WHERE started_at <= room.ends AND (ended_at IS NULL OR ended_at >= room.starts)
+            JOIN rooms ON day_of_end(ended_at) = day AND room_id = rooms.id
+            WHERE started_at <= ends AND (ended_at IS NULL OR ended_at >= starts)
         UNION SELECT session_id FROM sessions
-            JOIN unnest($4::text[], $5::timestamptz[], $6::timestamptz[])
-                AS room (name, starts, ends) ON room_name = room.name
-            WHERE started_at <= room.ends AND (ended_at IS NULL OR ended_at >= room.starts))
+            JOIN rooms ON day_of_end(ended_at) = day AND room_name = rooms.name
+            WHERE started_at <= ends AND (ended_at IS NULL OR ended_at >= starts))
     ORDER BY session_id
     FOR UPDATE",
             $locked

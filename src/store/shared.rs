@@ -715,11 +715,15 @@ macro_rules! impl_store {
                     if looked_at >= MOST_COUNTED {
                         return Ok(None);
                     }
-                    let told = within(async {
-                        let mut tx = Writing(self.readers.begin().await.map_err(failed)?);
-                        tx.messages_told(&endpoint, &position, range.until, COUNTED_AT_ONCE).await
-                    })
-                    .await?;
+                    let asked = messages_told(
+                        sql::MESSAGES_LOOKED_AT,
+                        &endpoint,
+                        &position,
+                        range.until,
+                        COUNTED_AT_ONCE,
+                    );
+                    let told: Vec<ToldMessage> =
+                        within(all::<ToldMessageRow, _>(asked, &self.readers)).await?;
                     let Some(last) = told.last() else { break };
                     position = (last.created_at, last.message_id.0.to_vec());
                     looked_at += i64::from(COUNTED_AT_ONCE);
@@ -1090,6 +1094,23 @@ macro_rules! impl_store {
             read_all(question.fetch_all(on).await.map_err(failed)?)
         }
 
+        /// Asks what an endpoint may have been told, a page of it.
+        fn messages_told<'q>(
+            statement: &'static str,
+            endpoint: &'q Endpoint,
+            after: &'q (DateTime<Utc>, Vec<u8>),
+            until: DateTime<Utc>,
+            limit: u32,
+        ) -> Question<'q, ToldMessageRow> {
+            query_as(statement)
+                .bind(after.0)
+                .bind(&after.1)
+                .bind(until)
+                .bind(i64::from(limit))
+                .bind(endpoint.endpoint_id)
+                .bind(endpoint.payload.as_str())
+        }
+
         /// What its row means, if there is one.
         async fn one<'c, R, T>(
             question: Question<'_, R>,
@@ -1297,17 +1318,8 @@ macro_rules! impl_rowwise {
                 until: DateTime<Utc>,
                 limit: u32,
             ) -> Result<Vec<ToldMessage>, StoreError> {
-                all::<ToldMessageRow, _>(
-                    query_as(MESSAGES_TOLD)
-                        .bind(after.0)
-                        .bind(&after.1)
-                        .bind(until)
-                        .bind(i64::from(limit))
-                        .bind(endpoint.endpoint_id)
-                        .bind(endpoint.payload.as_str()),
-                    &mut *self.0,
-                )
-                .await
+                let asked = messages_told(MESSAGES_TOLD, endpoint, after, until, limit);
+                all::<ToldMessageRow, _>(asked, &mut *self.0).await
             }
 
             async fn old_messages(

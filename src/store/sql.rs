@@ -675,6 +675,9 @@ pub(super) use {
     deliveries_of_message, has_bytes, messages_told, redeliver, redeliver_range, unjoined_egresses,
 };
 
+/// To count them: nothing of them is changed, and nobody is kept waiting.
+pub(super) const MESSAGES_LOOKED_AT: &str = messages_told!("");
+
 pub(super) const PUT_THIN: &str =
     "UPDATE messages SET thin = $2 WHERE row_id = $1 AND thin IS NULL";
 

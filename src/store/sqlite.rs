@@ -31,8 +31,8 @@ use super::rows::{
 use super::shared::{COUNTED_AT_ONCE, MOST_COUNTED, number};
 use super::sql::{
     deliveries_of_message, egress_columns, egress_upsert, endpoint_columns, finalized_after,
-    finalized_lately, has_bytes, history_filter, messages_told, redeliver, redeliver_range,
-    room_columns, session_columns, session_upsert, unjoined_egresses,
+    finalized_lately, has_bytes, history_filter, redeliver, redeliver_range, room_columns,
+    session_columns, session_upsert, unjoined_egresses,
 };
 use super::transaction::{
     DeliveryToKeep, EgressKeys, FailureToKeep, Health, MessageToKeep, RoomKeys, Rowwise,
@@ -67,6 +67,7 @@ const MIGRATIONS: &[super::MigrationFile] = &[
     (10, "retention", include_str!("../../migrations/sqlite/0010_retention.sql")),
     (11, "new_calls", include_str!("../../migrations/sqlite/0011_new_calls.sql")),
     (12, "rising", include_str!("../../migrations/sqlite/0012_rising.sql")),
+    (13, "rooms", include_str!("../../migrations/sqlite/0013_rooms.sql")),
 ];
 
 const SESSIONS_BY_KEYS: &str = concat!(
@@ -271,7 +272,7 @@ const REDELIVER: &str = redeliver!("");
 
 const REDELIVER_RANGE: &str = redeliver_range!("");
 
-const MESSAGES_TOLD: &str = messages_told!("");
+const MESSAGES_TOLD: &str = sql::MESSAGES_LOOKED_AT;
 
 const FAILING: &str = "SELECT endpoint_id FROM endpoint_health
     WHERE failing_since IS NOT NULL AND endpoint_id IN (SELECT unhex(value) FROM json_each($1))";

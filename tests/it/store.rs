@@ -12,8 +12,8 @@ use serde_json::json;
 use uuid::Uuid;
 
 use crate::harness::{
-    TestDesk, TestStore, after, ended, endpoint, fresh_id, noon, on_both_stores, prepared,
-    recording, started,
+    TestDesk, TestStore, after, ended, endpoint, fresh_id, nanoseconds, noon, on_both_stores,
+    prepared, recording, started,
 };
 
 on_both_stores![
@@ -40,6 +40,7 @@ on_both_stores![
     a_recording_and_its_session_that_arrive_at_once_find_each_other,
     reports_on_one_recording_that_arrive_at_once_are_merged,
     a_recording_in_a_room_of_two_sessions_waits,
+    a_recording_is_joined_by_its_room_if_its_time_and_the_calls_have_a_moment_in_common,
     failures_keep_the_raw_bytes_and_can_be_filtered,
     keys_are_found_by_their_hash,
     a_key_is_changed_and_deleted_by_its_user_or_by_staff,
@@ -452,6 +453,61 @@ async fn a_recording_in_a_room_of_two_sessions_waits(test: TestStore) {
     assert_eq!(test.take(&[named]).await.outcomes, [Outcome::Accepted(Some(other))]);
     assert_eq!(read(&test, one).await.recording.status, RecordingStatus::None);
     assert_eq!(read(&test, other).await.recording.status, RecordingStatus::Ready);
+}
+
+async fn a_recording_is_joined_by_its_room_if_its_time_and_the_calls_have_a_moment_in_common(
+    test: TestStore,
+) {
+    const CALLS: [(i64, Option<i64>); 7] = [
+        (-60, Some(-59)),
+        (-60, Some(20)),
+        (-60, None),
+        (-1, Some(1)),
+        (10, Some(14)),
+        (20, None),
+        (30, Some(31)),
+    ];
+    const RECORDINGS: [(Option<i64>, Option<i64>); 7] = [
+        (None, None),
+        (None, Some(0)),
+        (Some(-70), Some(-60)),
+        (Some(0), Some(1)),
+        (Some(0), None),
+        (Some(13), Some(15)),
+        (Some(29), Some(29)),
+    ];
+    let hour = |hours: i64| after(hours * 3_600);
+    let (mut events, mut reports, mut expected) = (Vec::new(), Vec::new(), Vec::new());
+    for (in_call, in_report) in [("room_id", "roomId"), ("room_name", "roomName")] {
+        for (start, end) in CALLS {
+            for (from, to) in RECORDINGS {
+                let session_id = fresh_id();
+                let mut event = end.map_or_else(|| started(session_id), |_| ended(session_id));
+                event["room_name"] = json!(null);
+                event[in_call] = json!(format!("room-{session_id}"));
+                event["started_at"] = json!(hour(start));
+                if let Some(end) = end {
+                    event["ended_at"] = json!(hour(end));
+                    event["messages"] = json!([]);
+                }
+                events.push(event);
+                let mut report =
+                    recording(session_id, &format!("EG_{session_id}"), "EGRESS_ACTIVE");
+                report["egress"] = json!({
+                    "egressId": format!("EG_{session_id}"), "status": "EGRESS_ACTIVE",
+                    in_report: format!("room-{session_id}"),
+                    "startedAt": from.map(|from| nanoseconds(hour(from))),
+                    "endedAt": to.map(|to| nanoseconds(hour(to))),
+                });
+                reports.push(report);
+                let is_common = to.is_none_or(|to| start <= to)
+                    && from.is_none_or(|from| end.is_none_or(|end| end >= from));
+                expected.push(Outcome::Accepted(is_common.then_some(session_id)));
+            }
+        }
+    }
+    test.take(&events).await;
+    assert_eq!(test.take(&reports).await.outcomes, expected);
 }
 
 async fn failures_keep_the_raw_bytes_and_can_be_filtered(test: TestStore) {
