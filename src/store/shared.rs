@@ -985,7 +985,10 @@ macro_rules! impl_store {
                 within(async {
                     let mut tx = Writing(self.begin().await?);
                     let pruned = prune::step(&mut tx, before, after, limit).await?;
-                    if !is_dry_run {
+                    if is_dry_run {
+                        // Not when the connection comes to it: who prunes next passes over what is locked.
+                        tx.0.rollback().await.map_err(failed)?;
+                    } else {
                         Box::new(tx).commit().await?;
                     }
                     Ok(pruned)

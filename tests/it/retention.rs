@@ -5,12 +5,13 @@ use finalizer::finalize::Outcome;
 use finalizer::store::{AttemptResult, Delivery, Next, Owed, Pruned, RedeliveryRange, Statuses};
 use finalizer::webhook::Endpoint;
 use serde_json::{Value, json};
+use sqlx::{Connection as _, PgConnection, query};
 use uuid::Uuid;
 
 use crate::harness::service::Site;
 use crate::harness::{
-    TestDesk, TestStore, after, bytes_of, ended, endpoint, fresh_id, noon, on_both_stores, sqlite,
-    until,
+    TestDesk, TestStore, after, bytes_of, ended, endpoint, fresh_id, noon, on_both_stores,
+    postgres, sqlite, until,
 };
 use crate::store::{attempt, claim, deliveries, enter, recorded};
 
@@ -117,18 +118,31 @@ async fn what_was_forgotten_was_not_missed_by_anybody(test: TestStore) {
     told(&test, process, &quick, 0).await;
     told(&test, process, &quick, 100).await;
     let late = add(&test, endpoint()).await;
-    let missing = async |endpoint: &Endpoint| {
-        let range = RedeliveryRange {
-            endpoint_id: endpoint.endpoint_id,
-            since: noon() - TimeDelta::days(1),
-            until: after(1000),
-            statuses: Statuses::ALL,
-        };
-        test.store.count_range(&range).await.unwrap().unwrap()
-    };
-    assert_eq!((missing(&quick).await, missing(&late).await), (0, 2));
+    assert_eq!((missing(&test, &quick).await, missing(&test, &late).await), (0, 2));
     prune(&test, after(50), false).await;
-    assert_eq!((missing(&quick).await, missing(&late).await), (0, 1));
+    assert_eq!((missing(&test, &quick).await, missing(&test, &late).await), (0, 1));
+}
+
+/// How much could be sent again to an endpoint.
+async fn missing(test: &TestStore, endpoint: &Endpoint) -> i64 {
+    let range = RedeliveryRange {
+        endpoint_id: endpoint.endpoint_id,
+        since: noon() - TimeDelta::days(1),
+        until: after(1000),
+        statuses: Statuses::ALL,
+    };
+    test.store.count_range(&range).await.unwrap().unwrap()
+}
+
+#[tokio::test]
+async fn who_counts_what_could_be_sent_again_waits_for_nobody() {
+    let test = postgres().await;
+    test.take(&[ended(fresh_id())]).await;
+    let late = add(&test, endpoint()).await;
+    let mut other = PgConnection::connect(&test.url).await.unwrap();
+    query("BEGIN").execute(&mut other).await.unwrap();
+    query("SELECT FROM messages FOR UPDATE").execute(&mut other).await.unwrap();
+    assert_eq!(missing(&test, &late).await, 1);
 }
 
 async fn a_dry_run_changes_nothing(test: TestStore) {
