@@ -135,7 +135,7 @@ class Worker:
             self.finalizer = bench.new_finalizer(self.database)
             self.endpoint = self.finalizer.ask("endpoints", "add", webhook_url, "--owner", "all")
             self.launch = lambda: self.finalizer.run(bench.next_name("finalizer"))
-        before = self.database.number("SELECT max(id) FROM sessions") if self.is_database_kept else 0
+        before = self.database.number("SELECT COALESCE(max(id), 0) FROM sessions") if name == FINALIZER and self.is_database_kept else 0
         since = f"'{uuid.UUID(int=int(time.time() * 1000) << 80)}'" if self.is_database_kept else self.database.LEAST_ID
         self.expected = {what: question.format(since=since, before=before) for what, question in EXPECTED[name].items()}
 

@@ -1,2 +1,2 @@
 -- Nothing is to be done: what a random name costs matters with millions of calls, for which there is
--- PostgreSQL. The file of the same name there lets them be found by their room day by day.
+-- PostgreSQL. The file of the same name there lets them be found by their room week by week.

@@ -88,32 +88,33 @@ macro_rules! delivery_columns {
     };
 }
 
-/// A call is found by its room among those of the days on which it may have ended: from the day on which
-/// the room's time begins, over each on which a call ended, to those that have not ended.
+/// A call is found by its room in the weeks in which it may have ended: from that in which the room's time
+/// begins, over each in which a call ended, to the one that never comes, of those that go on.
 macro_rules! sessions_by_keys {
     ($locked:literal) => {
         concat!(
-            "WITH RECURSIVE days (day) AS (
-        SELECT day_of_end(min(starts)) FROM unnest($5::timestamptz[]) AS starts
+            "WITH RECURSIVE weeks (week) AS (
+        SELECT week_of_end(min(starts)) FROM unnest($5::timestamptz[]) AS starts
         UNION ALL
-        SELECT (SELECT day_of_end(ended_at) FROM sessions
-                WHERE day_of_end(ended_at) > day ORDER BY day_of_end(ended_at) LIMIT 1)
-        FROM days WHERE day < 'infinity'),
-    rooms (id, name, starts, ends, day) AS MATERIALIZED (
-        SELECT id, name, starts, ends, day
+        SELECT (SELECT week_of_end(ended_at) FROM sessions
+                WHERE week_of_end(ended_at) > week AND week_of_end(ended_at) < 'infinity'
+                ORDER BY week_of_end(ended_at) LIMIT 1)
+        FROM weeks WHERE week IS NOT NULL),
+    rooms (id, name, starts, ends, week) AS MATERIALIZED (
+        SELECT id, name, starts, ends, COALESCE(week, 'infinity')
         FROM unnest($3::text[], $4::text[], $5::timestamptz[], $6::timestamptz[])
             AS room (id, name, starts, ends)
-        JOIN days ON day >= day_of_end(starts))
+        JOIN weeks ON week IS NULL OR week >= week_of_end(starts))
     SELECT ",
             session_columns!(),
             " FROM sessions WHERE session_id IN (
         SELECT unnest($1::uuid[])
         UNION SELECT session_id FROM sessions WHERE recording_egress_id = ANY($2)
         UNION SELECT session_id FROM sessions
-            JOIN rooms ON day_of_end(ended_at) = day AND room_id = rooms.id
+            JOIN rooms ON week_of_end(ended_at) = week AND room_id = rooms.id
             WHERE started_at <= ends AND (ended_at IS NULL OR ended_at >= starts)
         UNION SELECT session_id FROM sessions
-            JOIN rooms ON day_of_end(ended_at) = day AND room_name = rooms.name
+            JOIN rooms ON week_of_end(ended_at) = week AND room_name = rooms.name
             WHERE started_at <= ends AND (ended_at IS NULL OR ended_at >= starts))
     ORDER BY session_id
     FOR UPDATE",

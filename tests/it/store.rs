@@ -458,9 +458,12 @@ async fn a_recording_in_a_room_of_two_sessions_waits(test: TestStore) {
 async fn a_recording_is_joined_by_its_room_if_its_time_and_the_calls_have_a_moment_in_common(
     test: TestStore,
 ) {
-    const CALLS: [(i64, Option<i64>); 7] = [
+    // In hours after a Thursday's noon.
+    const CALLS: [(i64, Option<i64>); 9] = [
+        (-200, Some(-199)),
         (-60, Some(-59)),
         (-60, Some(20)),
+        (-60, Some(900)),
         (-60, None),
         (-1, Some(1)),
         (10, Some(14)),
@@ -507,7 +510,12 @@ async fn a_recording_is_joined_by_its_room_if_its_time_and_the_calls_have_a_mome
         }
     }
     test.take(&events).await;
-    assert_eq!(test.take(&reports).await.outcomes, expected);
+    let (together, alone) = reports.split_at(CALLS.len() * RECORDINGS.len());
+    let mut outcomes = test.take(together).await.outcomes;
+    for report in alone {
+        outcomes.extend(test.take(std::slice::from_ref(report)).await.outcomes);
+    }
+    assert_eq!(outcomes, expected);
 }
 
 async fn failures_keep_the_raw_bytes_and_can_be_filtered(test: TestStore) {
