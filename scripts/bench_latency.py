@@ -87,8 +87,8 @@ def report_soak(lab, programs, options, report):
     bench = Bench(lab, programs)
     rate = options.rate or int(bench.drain(FINALIZER, TURNS["8KB"], options.events).rate * options.share / 100)
     seconds = options.minutes * 60
-    print(f"{rate:,} events/s for {options.minutes} min", flush=True)
-    samples, latencies = soak(bench, rate, seconds)
+    print(f"{rate:,} events/s for {options.minutes} min, {options.ids} ids", flush=True)
+    samples, latencies = soak(bench, rate, seconds, options.ids)
     rows = [(f"{sample['minute']:.1f} min", f"{sample['memory_mib']:,.0f}", f"{sample['on_the_way']:,}",
              *(f"{percentile(ms, percent):,.1f}" for percent in (50, 99, 100))) for sample, ms in zip(samples, latencies)]
     print_table("over time: memory of the worker, events that were due and not told of, ms to the webhook's arrival",
@@ -99,18 +99,18 @@ def report_soak(lab, programs, options, report):
     early, late = (statistics.median(percentile(ms, 99) for _, ms in part) for part in (settled[:third], settled[-third:]))
     print(f"\nafter the first fifth: memory {growth:+,.1f} MiB/h; p99 {early:,.1f} ms in the first third, {late:,.1f} ms in the last;"
           f" at most {max(sample['on_the_way'] for sample in samples):,} events on the way")
-    report.figures |= {"rate": rate, "minutes": options.minutes, "memory_mib_per_hour": growth, "p99_early": early, "p99_late": late,
+    report.figures |= {"rate": rate, "ids": options.ids, "minutes": options.minutes, "memory_mib_per_hour": growth, "p99_early": early, "p99_late": late,
                        "samples": [sample | {"p50": percentile(ms, 50), "p99": percentile(ms, 99), "max": ms[-1]}
                                    for sample, ms in zip(samples, latencies)]}
 
 
-def soak(bench, rate, seconds):
+def soak(bench, rate, seconds, ids):
     """Of each of some windows: what was seen at its end, and the latencies of the events that were due in it."""
     sink = Sink(bench, "note")
     tested = Worker(bench, FINALIZER, sink.url)
     tested.start()
     tested.wait_until_consuming()
-    load = bench.start_tool("load", bench.lab.amqp_url, RANDOM, TURNS["8KB"], rate * seconds, rate)
+    load = bench.start_tool("load", bench.lab.amqp_url, ids, TURNS["8KB"], rate * seconds, rate)
     began, samples = time.monotonic(), []
     for number in range(1, SOAK_WINDOWS + 1):
         time.sleep(max(0, began + number * seconds / SOAK_WINDOWS - time.monotonic()))
