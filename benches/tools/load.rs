@@ -1,9 +1,9 @@
-//! Publishes events to measure with: `load AMQP_URL random|rising TURNS COUNT` publishes so many, each
-//! confirmed, of sessions with such ids, and prints how many bytes one has.
+//! Publishes events to measure with: `load AMQP_URL random|rising TURNS COUNT` publishes so many,
+//! each confirmed, of sessions with such ids, and prints how many bytes one has.
 //!
-//! `load AMQP_URL random|rising TURNS COUNT PER_SECOND` publishes them at a fixed pace, whatever becomes of them,
-//! and prints of each the session's id and when it was due, in microseconds: who is late, the
-//! broker or this program, does not make the next ones later.
+//! With a `PER_SECOND` after them it publishes them at a fixed pace, whatever becomes of them, and
+//! prints of each the session's id and when it was due, in microseconds: who is late, the broker or
+//! this program, does not make the next ones later.
 
 use std::io::Write;
 use std::time::Duration;
