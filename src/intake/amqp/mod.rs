@@ -81,6 +81,11 @@ const PART: &str = "consumer";
 /// How long a question to the broker may take.
 const ANSWER_WITHIN: Duration = Duration::from_secs(5);
 
+/// The longest frame, in bytes: RabbitMQ's default. lapin keeps two buffers of 32 frames: it makes
+/// them at once if it knows their size, and memory that was never used costs nothing then. If it
+/// learns the size from the broker, it makes them longer, and writes zeros to all of them.
+const FRAME_MAX: u32 = 128 << 10;
+
 /// Consumes until `shutdown`, through every outage of the broker and the database. Ends with an
 /// error only if trying again cannot help. `health` is told whether events are consumed; `replayer`
 /// tries dead letters once more.
@@ -137,6 +142,7 @@ async fn connect(url: &str) -> Result<lapin::Connection, BrokerError> {
     let mut uri: AMQPUri = url.parse().map_err(BrokerError::BadUrl)?;
     // Half-open connections are found after two missed heartbeats.
     uri.query.heartbeat.get_or_insert(5);
+    uri.query.frame_max.get_or_insert(FRAME_MAX);
     let runtime = async_rs::Runtime::tokio_current();
     let properties =
         lapin::ConnectionProperties::default().with_connection_name("finalizer".into());
