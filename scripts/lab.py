@@ -28,20 +28,21 @@ class Failed(Exception):
 class Lab:
     """RabbitMQ, Postgres and whatever else is started, in a temporary folder; all ends with it."""
 
-    def __init__(self):
+    def __init__(self, postgres_settings=()):
         # A plain `kill` must clean up, too.
         signal.signal(signal.SIGTERM, lambda *_: sys.exit("terminated"))
         self.folder = Path(tempfile.mkdtemp(prefix="finalizer-"))
         # The servers may run as other users.
         self.folder.chmod(0o711)
         self.services = self.folder / "services"
+        self.postgres_settings = postgres_settings
         self.processes = []
         self.databases = []
 
     def __enter__(self):
         try:
             self.servers("install", "lab")
-            self.servers("start")
+            self.servers("start", *self.postgres_settings)
         except BaseException:
             self.__exit__(*sys.exc_info())
             raise
