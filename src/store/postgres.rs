@@ -72,6 +72,7 @@ const MIGRATIONS: &[super::MigrationFile] = &[
     (11, "new_calls", include_str!("../../migrations/postgres/0011_new_calls.sql")),
     (12, "rising", include_str!("../../migrations/postgres/0012_rising.sql")),
     (13, "rooms", include_str!("../../migrations/postgres/0013_rooms.sql")),
+    (14, "analyze", include_str!("../../migrations/postgres/0014_analyze.sql")),
 ];
 
 macro_rules! message_columns {

@@ -68,6 +68,7 @@ const MIGRATIONS: &[super::MigrationFile] = &[
     (11, "new_calls", include_str!("../../migrations/sqlite/0011_new_calls.sql")),
     (12, "rising", include_str!("../../migrations/sqlite/0012_rising.sql")),
     (13, "rooms", include_str!("../../migrations/sqlite/0013_rooms.sql")),
+    (14, "analyze", include_str!("../../migrations/sqlite/0014_analyze.sql")),
 ];
 
 const SESSIONS_BY_KEYS: &str = concat!(
