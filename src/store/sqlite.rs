@@ -69,6 +69,7 @@ const MIGRATIONS: &[super::MigrationFile] = &[
     (12, "rising", include_str!("../../migrations/sqlite/0012_rising.sql")),
     (13, "rooms", include_str!("../../migrations/sqlite/0013_rooms.sql")),
     (14, "analyze", include_str!("../../migrations/sqlite/0014_analyze.sql")),
+    (15, "rows", include_str!("../../migrations/sqlite/0015_rows.sql")),
 ];
 
 const SESSIONS_BY_KEYS: &str = concat!(

@@ -1,9 +1,12 @@
 //! Everything in PostgreSQL, for as many processes as wanted.
 //!
-//! Batches are bound as arrays and unnested: one statement a table, however many rows. Sessions
+//! Batches are bound as arrays and unnested: one statement a table, however many rows. What is written all the
+//! time is one array of rows (`rows.rs`), the rest an array for each column. Sessions
 //! are locked as they are read, in the order of their ids, and written before recordings, which
 //! are not locked: a recording that another worker wrote in between has another version, and the
 //! batch is taken again. Locking both would deadlock the start of a call with its end.
+
+mod rows;
 
 use std::collections::{BTreeSet, HashSet};
 use std::str::FromStr;
@@ -19,6 +22,7 @@ use sqlx::{
 };
 use uuid::Uuid;
 
+use self::rows::rows;
 use super::failures::FailureRows;
 use super::prune::{OldDelivery, OldMessage, PrunePosition, Pruned};
 use super::redelivery::ToldMessage;
@@ -59,20 +63,21 @@ use crate::finalize::{
 use crate::webhook::{MessageId, PayloadKind, RateLimit};
 
 const MIGRATIONS: &[super::MigrationFile] = &[
-    (1, "initial", include_str!("../../migrations/postgres/0001_initial.sql")),
-    (2, "webhooks", include_str!("../../migrations/postgres/0002_webhooks.sql")),
-    (3, "history", include_str!("../../migrations/postgres/0003_history.sql")),
-    (4, "keys", include_str!("../../migrations/postgres/0004_keys.sql")),
-    (5, "recordings", include_str!("../../migrations/postgres/0005_recordings.sql")),
-    (6, "failures", include_str!("../../migrations/postgres/0006_failures.sql")),
-    (7, "checkpoints", include_str!("../../migrations/postgres/0007_checkpoints.sql")),
-    (8, "erasure", include_str!("../../migrations/postgres/0008_erasure.sql")),
-    (9, "traces", include_str!("../../migrations/postgres/0009_traces.sql")),
-    (10, "retention", include_str!("../../migrations/postgres/0010_retention.sql")),
-    (11, "new_calls", include_str!("../../migrations/postgres/0011_new_calls.sql")),
-    (12, "rising", include_str!("../../migrations/postgres/0012_rising.sql")),
-    (13, "rooms", include_str!("../../migrations/postgres/0013_rooms.sql")),
-    (14, "analyze", include_str!("../../migrations/postgres/0014_analyze.sql")),
+    (1, "initial", include_str!("../../../migrations/postgres/0001_initial.sql")),
+    (2, "webhooks", include_str!("../../../migrations/postgres/0002_webhooks.sql")),
+    (3, "history", include_str!("../../../migrations/postgres/0003_history.sql")),
+    (4, "keys", include_str!("../../../migrations/postgres/0004_keys.sql")),
+    (5, "recordings", include_str!("../../../migrations/postgres/0005_recordings.sql")),
+    (6, "failures", include_str!("../../../migrations/postgres/0006_failures.sql")),
+    (7, "checkpoints", include_str!("../../../migrations/postgres/0007_checkpoints.sql")),
+    (8, "erasure", include_str!("../../../migrations/postgres/0008_erasure.sql")),
+    (9, "traces", include_str!("../../../migrations/postgres/0009_traces.sql")),
+    (10, "retention", include_str!("../../../migrations/postgres/0010_retention.sql")),
+    (11, "new_calls", include_str!("../../../migrations/postgres/0011_new_calls.sql")),
+    (12, "rising", include_str!("../../../migrations/postgres/0012_rising.sql")),
+    (13, "rooms", include_str!("../../../migrations/postgres/0013_rooms.sql")),
+    (14, "analyze", include_str!("../../../migrations/postgres/0014_analyze.sql")),
+    (15, "rows", include_str!("../../../migrations/postgres/0015_rows.sql")),
 ];
 
 macro_rules! message_columns {
@@ -175,14 +180,43 @@ macro_rules! insert_sessions {
         concat!(
             "INSERT INTO sessions (",
             session_columns!(),
-            ") SELECT * FROM unnest($1::uuid[], $2::int8[], $3::text[], $4::text[], $5::int8[],
-        $6::int8[], $7::text[], $8::text[], $9::text[], $10::text[], $11::timestamptz[],
-        $12::timestamptz[], $13::text[], $14::int8[], $15::int4[], $16::int4[], $17::int8[],
-        $18::int8[], $19::text[], $20::text[], $21::int8[], $22::text[], $23::int8[],
-        $24::text[], $25::int8[], $26::text[], $27::text[], $28::text[], $29::bool[],
-        $30::text[], $31::text[], $32::bool[], $33::bool[], $34::text[], $35::text[],
-        $36::int8[], $37::timestamptz[], $38::int4[], $39::int4[], $40::bytea[], $41::bytea[],
-        $42::timestamptz[], $43::int8[])"
+            ") SELECT * FROM unnest($1::new_session[])"
+        )
+    };
+}
+
+/// Of these rows, at this moment.
+macro_rules! insert_messages {
+    ($rows:literal, $now:literal) => {
+        concat!(
+            "INSERT INTO messages (",
+            message_columns!(),
+            ") SELECT *, ",
+            $now,
+            "::timestamptz FROM unnest(",
+            $rows,
+            "::new_message[])"
+        )
+    };
+}
+
+/// Of these rows, at this moment.
+macro_rules! insert_deliveries {
+    ($rows:literal, $now:literal) => {
+        concat!(
+            "INSERT INTO deliveries (",
+            delivery_columns!(),
+            ") SELECT delivery_id, message_row, endpoint_id, payload, state, cause, process_id,
+        CASE WHEN is_cancelled THEN ",
+            $now,
+            "::timestamptz END, redelivered_after, redelivered_after IS NOT NULL, 0, ",
+            $now,
+            "::timestamptz, ",
+            $now,
+            "::timestamptz
+    FROM unnest(",
+            $rows,
+            "::new_delivery[])"
         )
     };
 }
@@ -214,19 +248,13 @@ const LOOK: &str = concat!(
 const PUT_NEW: &str = concat!(
     "WITH session AS (",
     insert_sessions!(),
-    " RETURNING 1),
-    message AS (INSERT INTO messages (",
-    message_columns!(),
-    ") SELECT *, $62 FROM unnest($44::uuid[], $45::bytea[], $46::text[], $47::uuid[], $48::int8[],
-        $49::text[], $50::bytea[], $51::bytea[], $52::text[])),
-    delivery AS (INSERT INTO deliveries (",
-    delivery_columns!(),
-    ") SELECT *, redelivered_after IS NOT NULL, 0, $62, $62
-    FROM unnest($53::uuid[], $54::uuid[], $55::uuid[], $56::text[], $57::text[], $58::text[],
-        $59::uuid[], $60::timestamptz[], $61::int4[])
-    AS new (delivery_id, message_row, endpoint_id, payload, state, cause, process_id, finished_at,
-        redelivered_after))
-    SELECT refuse_erased($1, (SELECT count(*) FROM session))"
+    " RETURNING session_id),
+    message AS (",
+    insert_messages!("$2", "$4"),
+    "),
+    delivery AS (",
+    insert_deliveries!("$3", "$4"),
+    ") SELECT refuse_erased(array_agg(session_id), count(*)) FROM session"
 );
 
 /// Below the oldest transaction that is still open nothing can be added any more: whatever commits
@@ -309,24 +337,10 @@ const PUT_ROOMS: &str = concat!(
     ON CONFLICT DO NOTHING"
 );
 
-const PUT_MESSAGES: &str = concat!(
-    "INSERT INTO messages (",
-    message_columns!(),
-    ") SELECT *, $10 FROM unnest($1::uuid[], $2::bytea[], $3::text[], $4::uuid[], $5::int8[], $6::text[],
-        $7::bytea[], $8::bytea[], $9::text[])
-    ON CONFLICT DO NOTHING
-    RETURNING message_id"
-);
+const PUT_MESSAGES: &str =
+    concat!(insert_messages!("$1", "$2"), " ON CONFLICT DO NOTHING RETURNING message_id");
 
-const PUT_DELIVERIES: &str = concat!(
-    "INSERT INTO deliveries (",
-    delivery_columns!(),
-    ") SELECT *, redelivered_after IS NOT NULL, 0, $10::timestamptz, $10::timestamptz
-    FROM unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::text[], $5::text[], $6::text[],
-        $7::uuid[], $8::timestamptz[], $9::int4[])
-    AS new (delivery_id, message_row, endpoint_id, payload, state, cause, process_id, finished_at,
-        redelivered_after)"
-);
+const PUT_DELIVERIES: &str = insert_deliveries!("$1", "$2");
 
 /// Two things keep this from reading every delivery that is due. `ORDER BY process_id`: that it is
 /// null does not tell the planner that the index has the order that is wanted. The array: of a
@@ -414,12 +428,7 @@ const RECORD: &str = "WITH changed AS (
             attempts = result.number,
             next_attempt_at = COALESCE(result.next_attempt_at, deliveries.next_attempt_at),
             finished_at = result.finished_at
-        FROM unnest($2::uuid[], $3::text[], $4::text[], $5::timestamptz[], $6::timestamptz[],
-            $7::int4[], $8::timestamptz[], $9::int8[], $10::int4[], $11::text[], $12::text[],
-            $13::bytea[], $14::text[], $15::bool[])
-        AS result (delivery_id, state, cause, next_attempt_at, finished_at, number, started_at,
-            duration_us, status, error, response_head, response_body, address,
-            is_connection_reused)
+        FROM unnest($2::new_result[]) AS result
         WHERE deliveries.delivery_id = result.delivery_id
           AND deliveries.process_id IS NOT DISTINCT FROM $1
           AND deliveries.state IS NOT DISTINCT FROM 'pending'
@@ -447,94 +456,6 @@ fn record_statement() -> String {
 macro_rules! bind_columns {
     ($query:expr, $rows:expr, $($column:expr),+ $(,)?) => {
         $query$(.bind($rows.iter().map($column).collect::<Vec<_>>()))+
-    };
-}
-
-macro_rules! bind_sessions {
-    ($query:expr, $sessions:expr) => {
-        bind_columns!(
-            $query,
-            $sessions,
-            |session| session.session_id,
-            |session| session.id,
-            |session| session.tenant_id.as_str(),
-            |session| session.character_slug.as_str(),
-            |session| session.character_owner,
-            |session| session.user,
-            |session| session.room_id.as_deref(),
-            |session| session.room_name.as_deref(),
-            |session| session.origin_url.as_deref(),
-            |session| session.metadata.as_str(),
-            |session| session.started_at,
-            |session| session.ended_at,
-            |session| session.close_reason.as_deref(),
-            |session| session.duration_ms,
-            |session| session.turn_count,
-            |session| session.interruption_count,
-            |session| session.llm_input_tokens,
-            |session| session.llm_output_tokens,
-            |session| session.llm_model.as_deref(),
-            |session| session.llm_provider.as_deref(),
-            |session| session.stt_audio_ms,
-            |session| session.stt_provider.as_deref(),
-            |session| session.tts_characters,
-            |session| session.tts_provider.as_deref(),
-            |session| session.cost_micros,
-            |session| session.cost_breakdown.as_str(),
-            |session| session.usage.as_str(),
-            |session| session.transcript.as_str(),
-            |session| session.recording_expected,
-            |session| session.recording_egress_id.as_deref(),
-            |session| session.recording_worker_url.as_deref(),
-            |session| session.is_recording_found,
-            |session| session.is_recording_given_up,
-            |session| session.recording.status.as_str(),
-            |session| session.recording.url.as_deref(),
-            |session| session.recording.offset_ms,
-            |session| session.finalized_at,
-            |session| session.revision,
-            |session| session.version,
-            |session| &session.digest[..],
-            |session| session.superseded.concat(),
-            |session| session.heard_at,
-            |session| session.checkpoint_sequence,
-        )
-    };
-}
-
-macro_rules! bind_messages {
-    ($query:expr, $messages:expr) => {
-        bind_columns!(
-            $query,
-            $messages,
-            |kept| kept.row_id,
-            |kept| &kept.message.message_id.0[..],
-            |kept| kept.message.event_type.as_str(),
-            |kept| kept.message.session_id,
-            |kept| kept.message.session_number,
-            |kept| kept.message.egress_id.as_deref(),
-            |kept| kept.message.thin.as_deref(),
-            |kept| kept.message.full.as_deref(),
-            |kept| kept.message.trace.map(|trace| trace.to_string()),
-        )
-    };
-}
-
-macro_rules! bind_deliveries {
-    ($query:expr, $deliveries:expr, $now:expr) => {
-        bind_columns!(
-            $query,
-            $deliveries,
-            |delivery| delivery.delivery_id,
-            |delivery| delivery.message_row,
-            |delivery| delivery.endpoint_id,
-            |delivery| delivery.payload.as_str(),
-            |delivery| delivery.state().as_str(),
-            DeliveryToKeep::cause,
-            |delivery| delivery.process_id,
-            |delivery| delivery.is_cancelled.then_some($now),
-            DeliveryToKeep::redelivered_after,
-        )
     };
 }
 
@@ -810,9 +731,11 @@ impl TakesNew for Postgres {
         deliveries: &[DeliveryToKeep],
         now: DateTime<Utc>,
     ) -> Result<bool, StoreError> {
-        let query = bind_sessions!(query(PUT_NEW), plan.sessions);
-        let query = bind_messages!(query, messages);
-        let query = bind_deliveries!(query, deliveries, now).bind(now);
+        let query = query(PUT_NEW)
+            .bind(rows(&plan.sessions))
+            .bind(rows(messages))
+            .bind(rows(deliveries))
+            .bind(now);
         match query.execute(&self.batches).await {
             Ok(_) => Ok(true),
             Err(error) if is_second(&error) => Ok(false),
@@ -1005,8 +928,8 @@ impl Transaction for Writing {
     }
 
     async fn put_sessions(&mut self, sessions: &[Session]) -> Result<u64, StoreError> {
-        let query = query(PUT_SESSIONS);
-        let put = bind_sessions!(query, sessions).execute(&mut *self.0).await.map_err(failed)?;
+        let query = query(PUT_SESSIONS).bind(rows(sessions));
+        let put = query.execute(&mut *self.0).await.map_err(failed)?;
         Ok(put.rows_affected())
     }
 
@@ -1116,8 +1039,8 @@ impl Transaction for Writing {
         messages: &[MessageToKeep<'_>],
         now: DateTime<Utc>,
     ) -> Result<HashSet<MessageId>, StoreError> {
-        let query = query_scalar(PUT_MESSAGES);
-        let new: Vec<Vec<u8>> = bind_messages!(query, messages)
+        let new: Vec<Vec<u8>> = query_scalar(PUT_MESSAGES)
+            .bind(rows(messages))
             .bind(now)
             .fetch_all(&mut *self.0)
             .await
@@ -1130,8 +1053,8 @@ impl Transaction for Writing {
         deliveries: &[DeliveryToKeep],
         now: DateTime<Utc>,
     ) -> Result<(), StoreError> {
-        let query = query(PUT_DELIVERIES);
-        bind_deliveries!(query, deliveries, now)
+        query(PUT_DELIVERIES)
+            .bind(rows(deliveries))
             .bind(now)
             .execute(&mut *self.0)
             .await
@@ -1144,34 +1067,16 @@ impl Transaction for Writing {
         process: Uuid,
         results: &[AttemptResult],
     ) -> Result<Vec<Uuid>, StoreError> {
-        let of = |result: &AttemptResult| result.next.as_row();
-        let is_final = |result: &AttemptResult| of(result).0 != DeliveryState::Pending;
         #[cfg(not(feature = "crash-points"))]
         let statement = RECORD;
         #[cfg(feature = "crash-points")]
         let statement = sqlx::AssertSqlSafe(record_statement());
-        let query = query_scalar(statement).bind(process);
-        bind_columns!(
-            query,
-            results,
-            |result| result.delivery_id,
-            |result| of(result).0.as_str(),
-            |result| result.next.cause(),
-            |result| of(result).1,
-            |result| is_final(result).then(|| result.attempt.finished_at()),
-            |result| number(result.attempt.number),
-            |result| result.attempt.started_at,
-            |result| result.attempt.duration_us,
-            |result| result.attempt.status.map(i32::from),
-            |result| result.attempt.error.as_deref(),
-            |result| result.attempt.response_head.as_deref(),
-            |result| &result.attempt.response_body[..],
-            |result| result.attempt.address.as_deref(),
-            |result| result.attempt.is_connection_reused,
-        )
-        .fetch_all(&mut *self.0)
-        .await
-        .map_err(failed)
+        query_scalar(statement)
+            .bind(process)
+            .bind(rows(results))
+            .fetch_all(&mut *self.0)
+            .await
+            .map_err(failed)
     }
 
     async fn failing(&mut self, among: &[Uuid]) -> Result<Vec<Uuid>, StoreError> {

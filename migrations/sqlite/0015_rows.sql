@@ -1,0 +1,2 @@
+-- Nothing is to be done: here every row is bound by itself. The PostgreSQL file of the same name makes types of
+-- the rows that are written all the time, so that those of a batch are one value.
