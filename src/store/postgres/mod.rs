@@ -1,12 +1,12 @@
 //! Everything in PostgreSQL, for as many processes as wanted.
 //!
-//! Batches are bound as arrays and unnested: one statement a table, however many rows. What is written all the
-//! time is one array of rows (`rows.rs`), the rest an array for each column. Sessions
-//! are locked as they are read, in the order of their ids, and written before recordings, which
-//! are not locked: a recording that another worker wrote in between has another version, and the
-//! batch is taken again. Locking both would deadlock the start of a call with its end.
+//! Batches are bound as arrays and unnested: one statement a table, however many rows. What is written
+//! all the time is one array of rows (`new_rows.rs`), the rest an array for each column. Sessions are
+//! locked as they are read, in the order of their ids, and written before recordings, which are not
+//! locked: a recording that another worker wrote in between has another version, and the batch is taken
+//! again. Locking both would deadlock the start of a call with its end.
 
-mod rows;
+mod new_rows;
 
 use std::collections::{BTreeSet, HashSet};
 use std::str::FromStr;
@@ -22,7 +22,7 @@ use sqlx::{
 };
 use uuid::Uuid;
 
-use self::rows::rows;
+use self::new_rows::rows;
 use super::failures::FailureRows;
 use super::prune::{OldDelivery, OldMessage, PrunePosition, Pruned};
 use super::redelivery::ToldMessage;
