@@ -81,9 +81,10 @@ const PART: &str = "consumer";
 /// How long a question to the broker may take.
 const ANSWER_WITHIN: Duration = Duration::from_secs(5);
 
-/// The longest frame, in bytes, unless the URL says another `frame_max`: RabbitMQ's default. lapin keeps two buffers of 32 frames: it makes
-/// them at once if it knows their size, and memory that was never used costs nothing then. If it
-/// learns the size from the broker, it makes them longer, and writes zeros to all of them.
+/// The longest frame, in bytes, unless the URL says another `frame_max`: RabbitMQ's default. lapin
+/// keeps two buffers of 32 frames: it makes them at once if it knows their size, and memory that was
+/// never used costs nothing then. If it learns the size from the broker, it makes them longer, and
+/// writes zeros to all of them.
 const FRAME_MAX: u32 = 128 << 10;
 
 /// Consumes until `shutdown`, through every outage of the broker and the database. Ends with an

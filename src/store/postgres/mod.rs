@@ -185,7 +185,7 @@ macro_rules! insert_sessions {
     };
 }
 
-/// Of these rows, at this moment.
+/// Inserts the messages of the parameter `rows`, made at the one that is `now`.
 macro_rules! insert_messages {
     ($rows:literal, $now:literal) => {
         concat!(
@@ -200,7 +200,7 @@ macro_rules! insert_messages {
     };
 }
 
-/// Of these rows, at this moment.
+/// Inserts the deliveries of the parameter `rows`, made at the one that is `now`.
 macro_rules! insert_deliveries {
     ($rows:literal, $now:literal) => {
         concat!(

@@ -1,5 +1,8 @@
 //! The rows that are written all the time: a batch of them is bound as one array, of a type that a
 //! migration makes (`0015_rows.sql`).
+//!
+//! sqlx derives the same, with the encoder that its documentation hides, for structs whose fields are the
+//! columns. These are none: they would be copied into such structs first.
 
 use sqlx::encode::{Encode, IsNull};
 use sqlx::error::BoxDynError;
@@ -22,7 +25,8 @@ pub(super) trait Columns {
     /// The type's name in the database.
     const TYPE: &'static str;
 
-    /// Writes all of its columns, in the type's order.
+    /// Writes all of its columns, in the type's order: the one in which the statement that inserts them
+    /// names the table's columns, if it selects all.
     fn write(&self, row: &mut PgRecordEncoder<'_>) -> Result<(), BoxDynError>;
 }
 
