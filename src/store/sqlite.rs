@@ -70,6 +70,7 @@ const MIGRATIONS: &[super::MigrationFile] = &[
     (13, "rooms", include_str!("../../migrations/sqlite/0013_rooms.sql")),
     (14, "analyze", include_str!("../../migrations/sqlite/0014_analyze.sql")),
     (15, "rows", include_str!("../../migrations/sqlite/0015_rows.sql")),
+    (16, "statistics", include_str!("../../migrations/sqlite/0016_statistics.sql")),
 ];
 
 const SESSIONS_BY_KEYS: &str = concat!(

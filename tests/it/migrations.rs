@@ -113,3 +113,33 @@ async fn a_filled_sqlite_is_brought_up_to_date_by_opening_it() {
     let url = format!("sqlite://{}", path.display());
     assert_up_to_date(open(&url, OpenMode::Existing).await.unwrap()).await;
 }
+
+/// ANALYZE of a table reads 300 pages for each step of its finest column, and an index' expression is a column
+/// as well.
+#[tokio::test]
+async fn postgres_takes_few_statistics_of_the_tables_that_an_event_adds_to() {
+    let url = empty_postgres().await;
+    migrate(url.as_str()).await.unwrap();
+    let mut connection = sqlx::PgConnection::connect(url.as_str()).await.unwrap();
+    let finer: Vec<String> = sqlx::query_scalar(
+        "WITH grown AS (SELECT unnest('{sessions, messages, deliveries, attempts}'::regclass[]) AS relation),
+             columns AS (
+                 SELECT relation, attnum FROM grown JOIN pg_attribute ON attrelid = relation
+                 WHERE attnum > 0 AND NOT attisdropped
+                 UNION ALL
+                 SELECT indexrelid, position FROM grown JOIN pg_index ON indrelid = relation,
+                     unnest(indkey::int2[]) WITH ORDINALITY AS key (attribute, position)
+                 WHERE attribute = 0
+             )
+         SELECT relation::regclass || '.' || attname FROM columns JOIN pg_attribute
+             ON attrelid = relation AND pg_attribute.attnum = columns.attnum
+         WHERE attstattarget IS DISTINCT FROM 10",
+    )
+    .fetch_all(&mut connection)
+    .await
+    .unwrap();
+    assert_eq!(
+        finer, [""; 0],
+        "a column that a migration adds needs SET STATISTICS 10 (0016_statistics.sql)"
+    );
+}

@@ -78,6 +78,7 @@ const MIGRATIONS: &[super::MigrationFile] = &[
     (13, "rooms", include_str!("../../../migrations/postgres/0013_rooms.sql")),
     (14, "analyze", include_str!("../../../migrations/postgres/0014_analyze.sql")),
     (15, "rows", include_str!("../../../migrations/postgres/0015_rows.sql")),
+    (16, "statistics", include_str!("../../../migrations/postgres/0016_statistics.sql")),
 ];
 
 macro_rules! message_columns {
