@@ -28,7 +28,7 @@ const TRANSACTIONS: usize = 2;
 const BATCH_EVENTS: usize = 200;
 
 /// A batch that has reached this many bytes takes no more events.
-const BATCH_BYTES: usize = 4 << 20;
+const BATCH_BYTES: usize = 8 << 20;
 
 /// A batch that was not taken in time is halved; one that is no larger than this, into its events.
 const SMALL_BATCH: usize = 25;
